@@ -1,1 +1,65 @@
-//! (placeholder)
+//! The whole server as one state machine: raft, apply, leases, members, alarms, reads and watchers.
+//!
+//! ```text
+//!            inputs                                             Ready
+//!   calls ─────────────┐                          ┌──> disk batches (submit first)
+//!   peer messages ─────┤                          ├──> messages to members
+//!   disk completions ──┼──> step ... ready() ─────┼──> replies
+//!   watch requests ────┤      ^          │        ├──> watch responses
+//!   time ──────────────┘      │          v        └──> events for adapters and operators
+//!                             └──── advance(ticket)
+//! ```
+//!
+//! Calling order: [`Node::step`] any number of times, [`Node::ready`], obey the [`Ready`] from top to bottom,
+//! [`Node::advance`] with its ticket. Anything else asserts. [`Host`] is that loop.
+//!
+//! Durable before visible: an acknowledgement, vote or reply that promises something leaves the node only after the
+//! completion of the disk batch that makes it so has come back as an input. Whatever a Ready lists may leave at once.
+//!
+//! What the node is not told it does not know: there is no clock, thread, socket, file or random source below this
+//! crate. Same inputs, same outputs.
+
+mod apply;
+mod backend;
+mod boot;
+mod calls;
+mod cluster;
+mod command;
+mod compactor;
+mod config;
+mod convert;
+mod disk_work;
+mod error;
+mod export;
+mod host;
+mod import;
+mod input;
+mod lease;
+mod members;
+mod node;
+mod range_stream;
+mod reads;
+mod time;
+mod watchers;
+mod wire;
+
+pub use backend::BackendError;
+pub use boot::BootError;
+pub use cluster::parse_version;
+pub use command::{Command, CommandError, CommandHeader};
+pub use config::{AutoCompaction, CLUSTER_VERSION, Config, SERVER_VERSION, Start};
+pub use error::{Code, Error};
+pub use host::{Host, Ports};
+pub use input::{Input, Method, NodeEvent, Ready, Severity, Token};
+pub use lease::{LeaseTime, Lessor};
+pub use members::{ChangeContext, Member, Members, cluster_id, is_peer_url, quorum};
+pub use node::{Counters, Node, Ticket};
+pub use range_stream::RangeStream;
+pub use time::Time;
+pub use watchers::{RESPONSES_IN_FLIGHT_MAX, StreamId, Watchers};
+pub use wire::{Header, Writer};
+
+/// A read handle of the disk that can be had more than once.
+pub trait Reader: norn_storage::DiskRead + Clone {}
+
+impl<T: norn_storage::DiskRead + Clone> Reader for T {}

@@ -1,0 +1,129 @@
+//! What a node is told at its start. Checked by whoever parses flags; inside it is taken as given.
+
+use norn_storage::FileName;
+
+use crate::members::Member;
+
+/// Version that clients and members are told: features are detected by it.
+pub const SERVER_VERSION: &str = "3.7.1";
+/// Highest cluster version this server takes part in.
+pub const CLUSTER_VERSION: &str = "3.7.0";
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub name: String,
+    /// Where the WAL, the snapshot files and the revision log are, relative to the root of the disk.
+    pub wal_dir: FileName,
+    pub snap_dir: FileName,
+    pub rev_dir: FileName,
+    pub start: Start,
+    /// Published to the cluster at every start.
+    pub client_urls: Vec<String>,
+    /// Milliseconds between heartbeats: one tick.
+    pub tick_ms: u64,
+    pub election_ticks: u32,
+    /// Let a fresh node wait less for its first election.
+    pub tick_advance: bool,
+    pub pre_vote: bool,
+    pub strict_reconfig_check: bool,
+    pub learners_max: usize,
+    /// 0: 2 GiB. Below 0: no limit.
+    pub quota_bytes: i64,
+    pub request_bytes_max: usize,
+    pub txn_ops_max: usize,
+    /// Applied entries between two durable checkpoints.
+    pub snapshot_count: u64,
+    /// Entries kept in memory for slow followers.
+    pub catch_up_entries: u64,
+    pub wals_max: usize,
+    pub snapshots_max: usize,
+    pub wal_segment_bytes: u64,
+    pub revlog_segment_bytes: u64,
+    pub cache_bytes: usize,
+    pub auto_compaction: AutoCompaction,
+    pub watch_progress_interval_ms: u64,
+    pub lease_checkpoint: bool,
+    /// Everything random in the node comes from here.
+    pub seed: u64,
+    /// Wall clock at [`crate::Time`] 0, in milliseconds since 1970: for ids only.
+    pub unix_ms_at_zero: u64,
+}
+
+/// What to do when there is no WAL yet. With one, it is a restart and this is ignored.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// Found a cluster of these members, this one (found by name) among them.
+    New { members: Vec<Member>, token: String },
+    /// Join a cluster that already counts this node as a member.
+    Join { cluster_id: u64, member_id: u64, members: Vec<Member> },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoCompaction {
+    #[default]
+    Off,
+    /// Keep this many milliseconds of history.
+    Periodic { retention_ms: u64 },
+    /// Keep this many revisions.
+    Revision { retention: i64 },
+}
+
+impl Config {
+    /// etcd's defaults, for a cluster of one.
+    pub fn new(name: &str, peer_url: &str) -> Config {
+        let token = "etcd-cluster".to_owned();
+        let member = Member::new(name, vec![peer_url.to_owned()], &token, None);
+        Config {
+            name: name.to_owned(),
+            wal_dir: FileName::new("member/wal"),
+            snap_dir: FileName::new("member/snap"),
+            rev_dir: FileName::new("member/rev"),
+            start: Start::New { members: vec![member], token },
+            client_urls: vec!["http://localhost:2379".to_owned()],
+            tick_ms: 100,
+            election_ticks: 10,
+            tick_advance: true,
+            pre_vote: true,
+            strict_reconfig_check: true,
+            learners_max: 1,
+            quota_bytes: 0,
+            request_bytes_max: 1_572_864,
+            txn_ops_max: 128,
+            snapshot_count: 10_000,
+            catch_up_entries: 5_000,
+            wals_max: 5,
+            snapshots_max: 5,
+            wal_segment_bytes: 64_000_000,
+            revlog_segment_bytes: 64 << 20,
+            cache_bytes: 64 << 20,
+            auto_compaction: AutoCompaction::Off,
+            watch_progress_interval_ms: 600_000,
+            lease_checkpoint: false,
+            seed: 1,
+            unix_ms_at_zero: 0,
+        }
+    }
+
+    pub fn election_ms(&self) -> u64 {
+        self.tick_ms * u64::from(self.election_ticks)
+    }
+
+    /// How long a proposal or a read-index round may take.
+    pub fn request_timeout_ms(&self) -> u64 {
+        5_000 + 2 * self.election_ms()
+    }
+
+    /// Shortest lease, in seconds: one and a half election timeouts, rounded up.
+    pub fn lease_ttl_min(&self) -> i64 {
+        let ticks = u64::from(self.election_ticks) * 3 / 2;
+        (ticks * self.tick_ms).div_ceil(1000).cast_signed()
+    }
+
+    pub fn quota(&self) -> Option<u64> {
+        match self.quota_bytes {
+            0 => Some(2 << 30),
+            n if n < 0 => None,
+            n => Some(n.unsigned_abs()),
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! What the node wants written, and what follows when it is.
+//!
+//! Two lines of work, each with at most one batch on its way; whatever comes up meanwhile is the next batch:
+//!
+//! ```text
+//!   log    raft's entries and votes, synced       a client waits    then: acknowledge to raft and to the leader
+//!   bulk   revision log, checkpoints, segments    nobody waits      then: release memory, purge, go on
+//! ```
+//!
+//! A commit index alone is not worth a write: it goes along with the next entries, or with a tick.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use norn_raft::{ConfState, HardState, Message, Snapshot, codec};
+use norn_storage::revlog::{AppendId, CheckpointTicket, CollectProgress, CollectTicket};
+use norn_storage::snap_file::{self, SnapName};
+use norn_storage::wal::{Save, WalEntry, WalSnapshot, WalState};
+use norn_storage::{
+    BatchId, Completion, DiskBatch, DiskError, DiskOp, DiskQueue, FileName,
+};
+
+use crate::{Node, Reader, Time};
+
+/// A full disk is tried again after this long.
+const RETRY_MS: u64 = 500;
+/// Bytes the collector reads per step: about ten milliseconds of disk.
+const COLLECT_BYTES: u64 = 4 << 20;
+/// Entries applied between two compactions of the log in memory.
+const MEMORY_SNAPSHOT_ENTRIES: u64 = 100;
+/// How long the log is kept after a member was sent a snapshot, so that it can go on from there.
+const SNAPSHOT_GRACE_MS: u64 = 30_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct DiskWork {
+    next_batch: u64,
+    /// raft's orders to its append thread that are not on their way.
+    pub(crate) appends: VecDeque<Message>,
+    log: Option<LogWrite>,
+    bulk: Option<BulkWrite>,
+    /// The next bulk batch, and what to do when it is done.
+    pub(crate) bulk_ops: Vec<DiskOp>,
+    pub(crate) bulk_parts: Vec<BulkPart>,
+    /// What the WAL holds of raft's hard state, synced or not.
+    pub(crate) saved: WalState,
+    /// A commit index that the WAL has not got.
+    unsaved: Option<WalState>,
+    /// Something was applied that the revision log has not got.
+    pub(crate) has_applied: bool,
+    /// Watchers are behind and have room.
+    pub(crate) catch_up_more: bool,
+    pub(crate) checkpoint_index: u64,
+    is_checkpointing: bool,
+    pub(crate) checkpoint_wanted: bool,
+    /// To be recorded in the WAL with the next write: a checkpoint is durable.
+    record: Option<WalSnapshot>,
+    is_preparing: bool,
+    is_collecting: bool,
+    pub(crate) memory_index: u64,
+    /// Snapshots on their way to members, and until when the log is kept for the last one.
+    pub(crate) sending: usize,
+    pub(crate) keep_log_until: Time,
+    /// Databases received from leaders, by the index of their snapshot.
+    pub(crate) received: BTreeMap<u64, FileName>,
+    /// A snapshot that is durable and must replace the state before anything else happens.
+    pub(crate) install: Option<Install>,
+}
+
+#[derive(Debug)]
+struct LogWrite {
+    batch: DiskBatch,
+    appends: Vec<Message>,
+    recorded: Option<WalSnapshot>,
+    state: Option<WalState>,
+    retry_at: Option<Time>,
+}
+
+#[derive(Debug)]
+struct BulkWrite {
+    batch: DiskBatch,
+    parts: Vec<BulkPart>,
+    retry_at: Option<Time>,
+}
+
+/// Part of a bulk batch, by what its completion means.
+#[derive(Debug)]
+pub(crate) enum BulkPart {
+    Appended(AppendId),
+    Checkpoint { ticket: CheckpointTicket, snapshot: WalSnapshot },
+    Prepared,
+    Collected(CollectTicket),
+    ExportStep,
+    Other,
+}
+
+/// A received snapshot, ready to become the state.
+#[derive(Debug)]
+pub(crate) struct Install {
+    pub(crate) file: FileName,
+    pub(crate) snapshot: Snapshot,
+    /// raft's order, to be acknowledged afterwards.
+    pub(crate) append: Message,
+}
+
+impl<R: Reader> Node<R> {
+    /// Starts the next log write, if there is one. True when something was delivered without a write, so that raft
+    /// may have more to do.
+    pub(crate) fn write_log(&mut self) -> bool {
+        if self.work.log.is_some() || self.work.install.is_some() {
+            return false;
+        }
+        if self.work.appends.is_empty() && self.work.record.is_none() {
+            return false;
+        }
+        let mut appends = Vec::new();
+        let mut entries: Vec<WalEntry> = Vec::new();
+        let mut state = None;
+        let mut ops = Vec::new();
+        let mut snapshot = None;
+        while let Some(append) = self.work.appends.front() {
+            let is_snapshot = append.snapshot.as_ref().is_some_and(|s| !s.is_empty());
+            if is_snapshot && !appends.is_empty() {
+                break;
+            }
+            let append = self.work.appends.pop_front().expect("looked at above");
+            for entry in &append.entries {
+                // A new leader may have replaced what was queued and not written yet.
+                let after = |e: &WalEntry| e.index < entry.index.0;
+                entries.truncate(entries.partition_point(after));
+                entries.push(WalEntry {
+                    term: entry.term.0,
+                    index: entry.index.0,
+                    data: codec::encode_entry(entry),
+                });
+            }
+            if append.term.0 != 0 {
+                state = Some(WalState {
+                    term: append.term.0,
+                    vote: append.vote.0,
+                    commit: append.commit.0,
+                });
+            }
+            if let Some(received) = append.snapshot.as_ref().filter(|s| !s.is_empty()) {
+                snapshot = Some(WalSnapshot {
+                    index: received.index.0,
+                    term: received.term.0,
+                    conf_state: codec::encode_conf_state(&received.conf_state),
+                });
+                let name = SnapName { term: received.term.0, index: received.index.0 };
+                let body = codec::encode_snapshot(received);
+                snap_file::save(&self.config.snap_dir, name, &body, &mut ops);
+            }
+            appends.push(append);
+            if is_snapshot {
+                break;
+            }
+        }
+        let saved = self.work.saved;
+        let voted = state.is_some_and(|s| (s.term, s.vote) != (saved.term, saved.vote));
+        let recorded = match &snapshot {
+            Some(_) => None,
+            None => self.work.record.take(),
+        };
+        let record = snapshot.clone().or_else(|| recorded.clone());
+        if entries.is_empty() && !voted && record.is_none() {
+            self.work.unsaved = state.or(self.work.unsaved);
+            for append in appends {
+                self.appended(append);
+            }
+            return true;
+        }
+        let state = state.or(self.work.unsaved.take());
+        let save = Save { entries: &entries, state, snapshot: record, sync: true };
+        self.wal.append(&save, &mut ops);
+        let batch = self.batch(DiskQueue::Log, ops);
+        self.out.disk.push(batch.clone());
+        self.work.log = Some(LogWrite { batch, appends, recorded, state, retry_at: None });
+        false
+    }
+
+    /// Writes a commit index that has been waiting for company.
+    pub(crate) fn save_commit(&mut self) {
+        self.retry_writes();
+        if self.work.log.is_some() || !self.work.appends.is_empty() {
+            return;
+        }
+        let Some(state) = self.work.unsaved.take() else { return };
+        if state == self.work.saved {
+            return;
+        }
+        let mut ops = Vec::new();
+        let save = Save { entries: &[], state: Some(state), snapshot: None, sync: false };
+        self.wal.append(&save, &mut ops);
+        let batch = self.batch(DiskQueue::Log, ops);
+        self.out.disk.push(batch.clone());
+        self.work.log = Some(LogWrite {
+            batch,
+            appends: Vec::new(),
+            recorded: None,
+            state: Some(state),
+            retry_at: None,
+        });
+    }
+
+    fn batch(&mut self, queue: DiskQueue, ops: Vec<DiskOp>) -> DiskBatch {
+        self.work.next_batch += 1;
+        DiskBatch { id: BatchId(self.work.next_batch), queue, ops }
+    }
+
+    pub(crate) fn disk_done(&mut self, completion: Completion) {
+        if self.work.log.as_ref().is_some_and(|write| write.batch.id == completion.id) {
+            self.log_done(completion.result);
+        } else if self.work.bulk.as_ref().is_some_and(|write| write.batch.id == completion.id) {
+            self.bulk_done(completion.result);
+        } else {
+            panic!("completion of {:?}, which is not on its way", completion.id);
+        }
+    }
+
+    fn log_done(&mut self, result: Result<(), DiskError>) {
+        let Some(mut write) = self.work.log.take() else { return };
+        match result {
+            Ok(()) => {}
+            Err(DiskError::NoSpace { file }) => {
+                self.warn("no space for the write-ahead log; waiting for room", vec![
+                    ("file", file.to_string()),
+                ]);
+                self.raise_no_space();
+                write.retry_at = Some(self.now + RETRY_MS);
+                self.work.log = Some(write);
+                return;
+            }
+            // What a failed sync left on the disk is unknown: going on could lose what was acknowledged.
+            Err(error) => return self.fail(&format!("write-ahead log: {error}")),
+        }
+        if let Some(state) = write.state {
+            self.work.saved = state;
+        }
+        if let Some(recorded) = write.recorded {
+            self.recorded(&recorded);
+        }
+        for append in write.appends {
+            match append.snapshot.clone().filter(|snapshot| !snapshot.is_empty()) {
+                Some(snapshot) => self.begin_install(snapshot, append),
+                None => self.appended(append),
+            }
+        }
+    }
+
+    /// raft's order is durable (or needed no durability).
+    pub(crate) fn appended(&mut self, append: Message) {
+        let storage = self.raft.storage_mut();
+        if !append.entries.is_empty() {
+            storage.append(append.entries);
+        }
+        if append.term.0 != 0 {
+            storage.set_hard_state(HardState {
+                term: append.term,
+                vote: append.vote,
+                commit: append.commit,
+            });
+        }
+        for response in append.responses {
+            if response.to.0 == self.id {
+                self.step_self(response);
+            } else {
+                self.out.messages.push(response);
+            }
+        }
+    }
+
+    fn bulk_done(&mut self, result: Result<(), DiskError>) {
+        let Some(mut write) = self.work.bulk.take() else { return };
+        match result {
+            Ok(()) => {
+                for part in write.parts {
+                    self.part_done(part);
+                }
+            }
+            Err(DiskError::NoSpace { file }) => {
+                self.warn("no space for the revision log; waiting for room", vec![
+                    ("file", file.to_string()),
+                ]);
+                self.raise_no_space();
+                write.retry_at = Some(self.now + RETRY_MS);
+                self.work.bulk = Some(write);
+            }
+            Err(error) => self.fail(&format!("revision log: {error}")),
+        }
+    }
+
+    fn part_done(&mut self, part: BulkPart) {
+        match part {
+            BulkPart::Appended(id) => self.backend.log.written(id),
+            BulkPart::Checkpoint { ticket, snapshot } => {
+                self.work.is_checkpointing = false;
+                self.backend.log.checkpointed(ticket, true);
+                self.work.record = Some(snapshot);
+            }
+            BulkPart::Prepared => {
+                self.work.is_preparing = false;
+                self.wal.prepared(true);
+            }
+            BulkPart::Collected(ticket) => {
+                self.work.is_collecting = false;
+                self.backend.log.collected(ticket, true);
+            }
+            BulkPart::ExportStep => self.export_written(),
+            BulkPart::Other => {}
+        }
+    }
+
+    fn retry_writes(&mut self) {
+        let now = self.now;
+        let due = |at: &mut Option<Time>| at.take_if(|at| *at <= now).is_some();
+        let mut again = Vec::new();
+        if let Some(write) = &mut self.work.log
+            && due(&mut write.retry_at)
+        {
+            self.work.next_batch += 1;
+            write.batch.id = BatchId(self.work.next_batch);
+            again.push(write.batch.clone());
+        }
+        if let Some(write) = &mut self.work.bulk
+            && due(&mut write.retry_at)
+        {
+            self.work.next_batch += 1;
+            write.batch.id = BatchId(self.work.next_batch);
+            again.push(write.batch.clone());
+        }
+        self.out.disk.extend(again);
+    }
+
+    /// Gives everything applied so far to the revision log, as one batch.
+    pub(crate) fn commit_applied(&mut self) {
+        if !std::mem::take(&mut self.work.has_applied) || self.is_failed {
+            return;
+        }
+        let ops = &mut self.work.bulk_ops;
+        let id = self.backend.commit(self.applied, self.applied_term, ops);
+        self.work.bulk_parts.push(BulkPart::Appended(id));
+    }
+
+    pub(crate) fn flush_bulk(&mut self) {
+        if self.work.bulk.is_some() || self.is_failed || self.work.install.is_some() {
+            return;
+        }
+        if self.work.bulk_ops.is_empty() {
+            // Parts without operations are done already.
+            for part in std::mem::take(&mut self.work.bulk_parts) {
+                self.part_done(part);
+            }
+            return;
+        }
+        let ops = std::mem::take(&mut self.work.bulk_ops);
+        let parts = std::mem::take(&mut self.work.bulk_parts);
+        let batch = self.batch(DiskQueue::Bulk, ops);
+        self.out.disk.push(batch.clone());
+        self.work.bulk = Some(BulkWrite { batch, parts, retry_at: None });
+    }
+
+    /// Checkpoints, spare segments, purging, collecting, and the log in memory.
+    pub(crate) fn keep_house(&mut self) {
+        if self.work.install.is_some() {
+            return;
+        }
+        self.compact_memory();
+        if self.work.bulk.is_some() {
+            return;
+        }
+        if !self.work.is_preparing && self.wal.prepare(&mut self.work.bulk_ops) {
+            self.work.is_preparing = true;
+            self.work.bulk_parts.push(BulkPart::Prepared);
+        }
+        let is_due = self.applied >= self.work.checkpoint_index + self.config.snapshot_count
+            || (self.work.checkpoint_wanted && self.applied > self.work.checkpoint_index);
+        if is_due && !self.work.is_checkpointing && self.applied > 0 {
+            self.checkpoint();
+        }
+        if !self.work.is_collecting && !self.exports.is_busy() && !self.store.is_compacting() {
+            match self.backend.log.collect(COLLECT_BYTES, &mut self.work.bulk_ops) {
+                Ok(CollectProgress::Step(ticket)) => {
+                    self.work.is_collecting = true;
+                    self.work.bulk_parts.push(BulkPart::Collected(ticket));
+                }
+                Ok(CollectProgress::Idle | CollectProgress::Waiting) => {}
+                Err(error) => self.fail(&format!("revision log: {error}")),
+            }
+        }
+        let applied = self.applied;
+        let stale: Vec<u64> = self.work.received.range(..=applied).map(|(i, _)| *i).collect();
+        for index in stale {
+            if let Some(file) = self.work.received.remove(&index) {
+                self.work.bulk_ops.push(DiskOp::Remove { file });
+                self.work.bulk_parts.push(BulkPart::Other);
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.commit_applied();
+        let mut ops = Vec::new();
+        let Some(ticket) = self.backend.log.checkpoint(&mut ops) else { return };
+        let conf_state = self.members.conf_state();
+        let (index, term) = (self.applied, self.applied_term);
+        let snapshot = self.snapshot_at(conf_state.clone());
+        let body = codec::encode_snapshot(&snapshot);
+        snap_file::save(&self.config.snap_dir, SnapName { term, index }, &body, &mut ops);
+        self.work.bulk_ops.append(&mut ops);
+        self.work.is_checkpointing = true;
+        self.work.checkpoint_wanted = false;
+        self.work.checkpoint_index = index;
+        let conf_state = codec::encode_conf_state(&conf_state);
+        let snapshot = WalSnapshot { index, term, conf_state };
+        self.work.bulk_parts.push(BulkPart::Checkpoint { ticket, snapshot });
+    }
+
+    /// The state now, as raft and 3.6 members know it: the members in their old form.
+    pub(crate) fn snapshot_at(&self, conf_state: ConfState) -> Snapshot {
+        let data = Bytes::from(self.members.v2_store_json(self.cluster_version.as_deref()));
+        Snapshot {
+            data,
+            index: norn_raft::Index(self.applied),
+            term: norn_raft::Term(self.applied_term),
+            conf_state,
+        }
+    }
+
+    /// The WAL knows of the checkpoint: what came before is not needed any more.
+    fn recorded(&mut self, snapshot: &WalSnapshot) {
+        self.wal.release_to(snapshot.index);
+        self.wal.purge(self.config.wals_max, &mut self.work.bulk_ops);
+        let (dir, max) = (&self.config.snap_dir, self.config.snapshots_max);
+        // (A directory that cannot be listed now will be purged at the next checkpoint.)
+        let _ = snap_file::purge(
+            self.backend.reader(),
+            dir,
+            max,
+            &mut self.work.bulk_ops,
+        );
+        self.work.bulk_parts.push(BulkPart::Other);
+    }
+
+    /// Forgets entries that no member in reach will ask for.
+    fn compact_memory(&mut self) {
+        if self.applied <= self.work.memory_index + MEMORY_SNAPSHOT_ENTRIES
+            || self.work.sending > 0
+            || self.now < self.work.keep_log_until
+        {
+            return;
+        }
+        let stable = self.raft.storage().last_index().0;
+        if self.applied > stable {
+            return;
+        }
+        self.work.memory_index = self.applied;
+        let conf_state = self.members.conf_state();
+        let index = norn_raft::Index(self.applied);
+        let storage = self.raft.storage_mut();
+        // (Both refuse only what was done before.)
+        let _ = storage.create_snapshot(index, conf_state, Bytes::new());
+        let keep_from = self.applied.saturating_sub(self.config.catch_up_entries);
+        if keep_from > 0 {
+            let _ = storage.compact(norn_raft::Index(keep_from));
+        }
+    }
+
+    pub(crate) fn snapshot_sent(&mut self, to: u64, ok: bool) {
+        self.work.sending = self.work.sending.saturating_sub(1);
+        if ok {
+            self.work.keep_log_until = self.now + SNAPSHOT_GRACE_MS;
+        }
+        self.raft.report_snapshot(norn_raft::NodeId(to), ok);
+    }
+
+    pub(crate) fn snapshot_received(&mut self, message: Message, file: FileName) {
+        let Some(snapshot) = &message.snapshot else { return };
+        if self.members.is_removed(message.from.0) {
+            return;
+        }
+        self.work.received.insert(snapshot.index.0, file);
+        let _ = self.raft.step(message);
+    }
+
+    fn begin_install(&mut self, snapshot: Snapshot, append: Message) {
+        let Some(file) = self.work.received.get(&snapshot.index.0).cloned() else {
+            return self.fail("raft accepted a snapshot whose database was not received");
+        };
+        self.work.install = Some(Install { file, snapshot, append });
+    }
+
+    /// Nothing is on its way to the disk.
+    pub(crate) fn disk_is_idle(&self) -> bool {
+        self.work.log.is_none() && self.work.bulk.is_none()
+    }
+}

@@ -1,0 +1,521 @@
+//! The node: all of a server's state, changed by inputs, one at a time, and by nothing else.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use norn_mvcc::Store;
+use norn_raft::{Message, MessageKind, NodeId, RawNode, Ready as RaftReady, Role};
+use norn_storage::wal::Wal;
+
+use crate::backend::Backend;
+use crate::compactor::Compactor;
+use crate::config::Config;
+use crate::disk_work::DiskWork;
+use crate::export::Exports;
+use crate::input::{Input, NodeEvent, Ready, Severity, Token};
+use crate::lease::Lessor;
+use crate::members::Members;
+use crate::reads::Reads;
+use crate::watchers::Watchers;
+use crate::wire::Header;
+use crate::{Error, Reader, Time};
+
+/// Entries that may be committed and not applied before proposals are refused (etcd's limit).
+pub(crate) const APPLY_GAP_MAX: u64 = 5_000;
+/// Proposals kept while no leader is known. Beyond it they are refused as overload: 16 k of them are memory for a few
+/// seconds of a busy server, which is how long an election takes.
+pub(crate) const HELD_PROPOSALS_MAX: usize = 16_384;
+/// Records of background compaction per turn: about a millisecond of work.
+const COMPACT_RECORDS_PER_TURN: usize = 1_000;
+
+/// A whole server as one state machine. See the crate's page for the calling order.
+pub struct Node<R> {
+    pub(crate) config: Config,
+    pub(crate) id: u64,
+    pub(crate) cluster_id: u64,
+    pub(crate) now: Time,
+    pub(crate) next_tick: Time,
+    pub(crate) last_tick: Time,
+
+    pub(crate) raft: RawNode,
+    pub(crate) wal: Wal,
+    pub(crate) work: DiskWork,
+
+    pub(crate) backend: Backend<R>,
+    pub(crate) store: Store,
+    pub(crate) lessor: Lessor,
+    pub(crate) members: Members,
+    /// Raised alarms: (member, type).
+    pub(crate) alarms: BTreeSet<(u64, i32)>,
+    pub(crate) applied: u64,
+    pub(crate) applied_term: u64,
+    /// `X.Y.0`, once decided.
+    pub(crate) cluster_version: Option<String>,
+
+    pub(crate) ids: RequestIds,
+    /// Proposals on their way, by request id.
+    pub(crate) proposals: BTreeMap<u64, Proposal>,
+    /// (deadline, request id), in order, because all wait equally long.
+    pub(crate) proposal_deadlines: VecDeque<(Time, u64)>,
+    /// To be handed to raft at the end of the turn: one batch.
+    pub(crate) to_propose: Vec<(u64, Bytes)>,
+    /// Membership changes on their way, by request id.
+    pub(crate) changes: BTreeMap<u64, Token>,
+    pub(crate) reads: Reads,
+    /// Calls that wait for a leadership transfer: token, wanted leader, deadline.
+    pub(crate) transfers: Vec<(Token, u64, Time)>,
+    /// Renewals of leases that ran out: answered when the revocation is applied.
+    pub(crate) lease_waits: BTreeMap<i64, Vec<Token>>,
+    /// Physical compactions: (revision, token, reply).
+    pub(crate) compact_waits: Vec<(i64, Token, Result<Bytes, Error>)>,
+    pub(crate) peers: BTreeMap<u64, PeerInfo>,
+
+    pub(crate) watchers: Watchers,
+    pub(crate) compactor: Compactor,
+    pub(crate) exports: Exports,
+    pub(crate) publish: Publish,
+    pub(crate) next_lease_scan: Time,
+    pub(crate) next_version_check: Time,
+    pub(crate) last_leader: NodeId,
+    pub(crate) leader_elected_at: Option<Time>,
+    pub(crate) is_failed: bool,
+    /// The first election was already brought forward.
+    pub(crate) ticks_advanced: bool,
+    /// A NOSPACE alarm of this member was proposed and not applied yet.
+    pub(crate) alarm_proposed: bool,
+    pub(crate) out: Ready,
+    pub(crate) is_out: bool,
+    pub(crate) counters: Counters,
+}
+
+/// Things counted for operators. Only ever grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub leader_changes: u64,
+    pub proposals_committed: u64,
+    pub proposals_applied: u64,
+    pub proposals_failed: u64,
+    pub puts: u64,
+    pub deletes: u64,
+    pub txns: u64,
+    pub ranges: u64,
+    pub leases_granted: u64,
+    pub leases_revoked: u64,
+    pub leases_renewed: u64,
+    pub leases_expired: u64,
+    pub read_indexes_slow: u64,
+    pub read_indexes_failed: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Proposal {
+    /// `None`: the node's own.
+    pub(crate) token: Option<Token>,
+    pub(crate) started: Time,
+    /// A compaction that is answered only when the removal is complete.
+    pub(crate) is_physical: bool,
+}
+
+/// What is known of another member.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PeerInfo {
+    pub(crate) active_since: Option<Time>,
+    pub(crate) version: Option<(u64, u64)>,
+}
+
+/// How far this member is with telling the cluster its name and client URLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Publish {
+    Wanted,
+    Proposed { id: u64, again_at: Time },
+    Done,
+}
+
+/// Request ids: unique over members and restarts, without coordination. 16 bits of the member, then a counter that
+/// begins with the milliseconds of the start, shifted so that a restart a millisecond later is 256 ids away.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestIds {
+    prefix: u64,
+    suffix: u64,
+}
+
+impl RequestIds {
+    pub(crate) fn new(member: u64, unix_ms: u64) -> RequestIds {
+        RequestIds { prefix: member << 48, suffix: (unix_ms & ((1 << 40) - 1)) << 8 }
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.suffix += 1;
+        self.prefix | (self.suffix & ((1 << 48) - 1))
+    }
+}
+
+/// Proof that a [`Ready`] was taken; given back when it has been obeyed.
+#[must_use]
+#[derive(Debug)]
+pub struct Ticket(());
+
+impl<R: Reader> Node<R> {
+    /// Takes one input. Time must not go back.
+    pub fn step(&mut self, now: Time, input: Input) {
+        assert!(!self.is_out, "an input while a Ready is out: advance first");
+        if self.is_failed {
+            return;
+        }
+        self.now = self.now.max(now);
+        match input {
+            Input::Wake => {}
+            Input::Call { token, method, body } => self.call(token, method, body),
+            Input::Forget { token } => self.forget(token),
+            Input::Peer(message) => self.peer_message(message),
+            Input::Unreachable { id } => self.raft.report_unreachable(NodeId(id)),
+            Input::PeerActive { id, active } => {
+                let now = self.now;
+                let peer = self.peers.entry(id).or_default();
+                peer.active_since = active.then(|| peer.active_since.unwrap_or(now));
+                if active {
+                    self.advance_ticks(2);
+                }
+            }
+            Input::PeerVersion { id, version } => {
+                self.peers.entry(id).or_default().version = version;
+            }
+            Input::SnapshotSent { to, ok } => self.snapshot_sent(to, ok),
+            Input::SnapshotReceived { message, file } => self.snapshot_received(message, file),
+            Input::ExportDone { file } => self.export_done(&file),
+            Input::Disk(completion) => self.disk_done(completion),
+            Input::WatchOpen { stream } => {
+                let jitter = (self.config.seed ^ stream.0.wrapping_mul(0x9e37_79b9)) % 1000;
+                self.watchers.open(stream, self.now, jitter);
+            }
+            Input::WatchRequest { stream, body } => self.watch_request(stream, &body),
+            Input::WatchClose { stream } => self.watchers.close(stream),
+            Input::WatchDrained { stream, count } => self.watchers.drained(stream, count),
+            Input::TransferLeadership => self.hand_over(),
+        }
+    }
+
+    /// Does everything that the inputs since the last call make possible, and lists what the world must do about it.
+    /// `None`: nothing; wait for input until [`Node::deadline`].
+    pub fn ready(&mut self) -> Option<(Ready, Ticket)> {
+        assert!(!self.is_out, "a second Ready while one is out: advance first");
+        if !self.is_failed {
+            self.turn();
+        }
+        self.out.watch.extend(self.watchers.take_out());
+        if self.out.is_empty() {
+            return None;
+        }
+        self.is_out = true;
+        let mut ready = std::mem::take(&mut self.out);
+        ready.deadline = self.deadline();
+        Some((ready, Ticket(())))
+    }
+
+    /// The Ready of this ticket has been obeyed.
+    pub fn advance(&mut self, ticket: Ticket) {
+        let Ticket(()) = ticket;
+        assert!(self.is_out, "advance without a Ready");
+        self.is_out = false;
+    }
+
+    /// When the node wants to be stepped again.
+    pub fn deadline(&self) -> Time {
+        if self.has_background_work() { self.now } else { self.next_tick }
+    }
+
+    fn turn(&mut self) {
+        self.tick();
+        self.propose_all();
+        loop {
+            self.ask_read_index();
+            let mut is_quiet = true;
+            while self.raft.has_ready() {
+                is_quiet = false;
+                let ready = self.raft.ready();
+                self.obey_raft(ready);
+            }
+            is_quiet &= !self.write_log();
+            if is_quiet || self.is_failed {
+                break;
+            }
+        }
+        self.release_reads();
+        self.background();
+        self.commit_applied();
+        self.flush_bulk();
+    }
+
+    fn obey_raft(&mut self, ready: RaftReady) {
+        for line in self.raft.drain_log() {
+            self.out.events.push(NodeEvent::Raft(line));
+        }
+        if let Some(soft) = ready.soft_state {
+            self.leader_changed(soft.leader, soft.role);
+        }
+        for state in ready.read_states {
+            self.reads.confirmed(&state.context, state.index.0);
+        }
+        for message in ready.messages {
+            match message.kind {
+                MessageKind::StorageAppend => self.work.appends.push_back(message),
+                MessageKind::StorageApply => {
+                    self.apply_entries(&message.entries);
+                    for response in message.responses {
+                        self.step_self(response);
+                    }
+                }
+                MessageKind::Snap => self.start_snapshot(message),
+                _ if self.members.is_removed(message.to.0) => {}
+                _ => self.out.messages.push(message),
+            }
+        }
+    }
+
+    /// A message from one of raft's own storage threads.
+    pub(crate) fn step_self(&mut self, message: Message) {
+        if let Err(error) = self.raft.step(message) {
+            self.warn("own message refused by raft", vec![("error", error.to_string())]);
+        }
+    }
+
+    fn peer_message(&mut self, message: Message) {
+        if self.members.is_removed(message.from.0) {
+            return;
+        }
+        // (Refusals mean a message from outside the membership, or a proposal without a leader: both are dropped.)
+        let _ = self.raft.step(message);
+    }
+
+    fn leader_changed(&mut self, leader: NodeId, role: Role) {
+        if role != Role::Leader && self.lessor.is_primary() {
+            self.lessor.demote();
+            let waits = std::mem::take(&mut self.lease_waits);
+            for token in waits.into_values().flatten() {
+                self.reply(token, Err(Error::NotPrimaryLessor));
+            }
+        }
+        if leader == self.last_leader {
+            return;
+        }
+        if !leader.is_none() {
+            self.counters.leader_changes += 1;
+        }
+        self.last_leader = leader;
+        self.leader_elected_at = (role == Role::Leader).then_some(self.now);
+        self.out.events.push(NodeEvent::LeaderChanged { leader });
+        if !leader.is_none() {
+            let failed = self.reads.leader_changed();
+            for token in failed {
+                self.reply(token, Err(Error::LeaderChanged));
+            }
+        }
+        let arrived: Vec<(Token, u64, Time)> = std::mem::take(&mut self.transfers);
+        for (token, wanted, deadline) in arrived {
+            if leader.0 == wanted {
+                // MoveLeader's answer has no header.
+                self.reply(token, Ok(Bytes::new()));
+            } else {
+                self.transfers.push((token, wanted, deadline));
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.now < self.next_tick {
+            return;
+        }
+        self.raft.tick();
+        self.last_tick = self.now;
+        // After a stall one tick is enough: the time lost says nothing about the leader's health.
+        self.next_tick = (self.next_tick + self.config.tick_ms).max(self.now + 1);
+        if self.next_tick.since(self.now) > self.config.tick_ms {
+            self.next_tick = self.now + self.config.tick_ms;
+        }
+        self.expire_proposals();
+        self.expire_reads();
+        self.expire_leases();
+        self.publish();
+        self.check_versions();
+        self.auto_compact();
+        let header = self.header();
+        self.watchers.tick(self.now, &header);
+        let now = self.now;
+        let late: Vec<Token> =
+            self.transfers.iter().filter(|(_, _, at)| *at <= now).map(|(t, _, _)| *t).collect();
+        self.transfers.retain(|(_, _, at)| *at > now);
+        for token in late {
+            self.reply(token, Err(Error::TransferTimeout));
+        }
+        self.save_commit();
+    }
+
+    fn has_background_work(&self) -> bool {
+        !self.is_failed
+            && (self.watchers_behind() || self.compaction_can_go_on() || self.exports.can_step())
+    }
+
+    fn watchers_behind(&self) -> bool {
+        self.work.catch_up_more
+    }
+
+    fn compaction_can_go_on(&self) -> bool {
+        // An export reads history: what it still has to read must not die under it.
+        self.store.is_compacting() && !self.exports.is_busy()
+    }
+
+    /// Bounded pieces of whatever nobody waits for.
+    fn background(&mut self) {
+        self.commit_applied();
+        let header = self.header();
+        if self.watchers.catching_up_count() > 0 {
+            match self.watchers.catch_up(&header, &self.store, &self.backend) {
+                Ok(more) => self.work.catch_up_more = more,
+                Err(error) => self.fail(&error.to_string()),
+            }
+        } else {
+            self.work.catch_up_more = false;
+        }
+        if self.compaction_can_go_on() {
+            self.compact_some();
+        }
+        self.export_some();
+        self.keep_house();
+    }
+
+    fn compact_some(&mut self) {
+        let mut dead = Vec::new();
+        let step = self.store.compact_step(&self.backend, COMPACT_RECORDS_PER_TURN, &mut |r| {
+            dead.push(r);
+        });
+        for revision in dead {
+            self.backend.log.mark_dead(revision.main, revision.sub);
+        }
+        match step {
+            Ok(norn_mvcc::CompactProgress::Finished(main)) => self.compaction_finished(main),
+            Ok(_) => {}
+            Err(error) => self.fail(&Error::from(error).to_string()),
+        }
+    }
+
+    /// What every reply begins with.
+    pub fn header(&self) -> Header {
+        Header {
+            cluster_id: self.cluster_id,
+            member_id: self.id,
+            revision: self.store.current(),
+            raft_term: self.applied_term,
+        }
+    }
+
+    pub(crate) fn header_at(&self, revision: i64) -> Header {
+        Header { revision, ..self.header() }
+    }
+
+    pub(crate) fn reply(&mut self, token: Token, result: Result<Bytes, Error>) {
+        self.out.replies.push((token, result));
+    }
+
+    pub(crate) fn info(&mut self, text: &'static str, fields: Vec<(&'static str, String)>) {
+        self.out.events.push(NodeEvent::Log { level: Severity::Info, text, fields });
+    }
+
+    pub(crate) fn warn(&mut self, text: &'static str, fields: Vec<(&'static str, String)>) {
+        self.out.events.push(NodeEvent::Log { level: Severity::Warn, text, fields });
+    }
+
+    /// Stops the node for good. What was acknowledged is safe; nothing more will be.
+    pub(crate) fn fail(&mut self, reason: &str) {
+        if !self.is_failed {
+            self.is_failed = true;
+            self.out.events.push(NodeEvent::Failed { reason: reason.to_owned() });
+        }
+    }
+}
+
+/// Looking at a node, for status pages and tests. Nothing here changes anything.
+impl<R: Reader> Node<R> {
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    pub fn raft(&self) -> &RawNode {
+        &self.raft
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn lessor(&self) -> &Lessor {
+        &self.lessor
+    }
+
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    pub fn watchers(&self) -> &Watchers {
+        &self.watchers
+    }
+
+    pub fn alarms(&self) -> impl Iterator<Item = (u64, i32)> + '_ {
+        self.alarms.iter().copied()
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    pub fn applied_term(&self) -> u64 {
+        self.applied_term
+    }
+
+    pub fn cluster_version(&self) -> Option<&str> {
+        self.cluster_version.as_deref()
+    }
+
+    pub fn storage_version(&self) -> Option<String> {
+        let meta = self.backend.log.table(norn_storage::revlog::Table::Meta);
+        let version = meta.get(&b"storageVersion"[..])?;
+        Some(String::from_utf8_lossy(version).into_owned())
+    }
+
+    /// Bytes on disk and bytes of them in use.
+    pub fn db_bytes(&self) -> (u64, u64) {
+        (self.backend.log.size_on_disk(), self.backend.log.size_in_use())
+    }
+
+    pub fn proposals_pending(&self) -> usize {
+        self.proposals.len()
+    }
+
+    /// Whether a leader is known.
+    pub fn has_leader(&self) -> bool {
+        !self.raft.leader().is_none()
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    pub fn is_learner(&self) -> bool {
+        self.members.member(self.id).is_some_and(|m| m.is_learner)
+    }
+}
