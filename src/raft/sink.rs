@@ -39,13 +39,13 @@ const LINES_MAX: usize = 65_536;
 
 /// Collects lines at or above a threshold until they are drained.
 #[derive(Clone, Debug, Default)]
-pub struct LogSink {
+pub(crate) struct LogSink {
     threshold: LogLevel,
     lines: Vec<LogLine>,
 }
 
 impl LogSink {
-    pub fn set_threshold(&mut self, threshold: LogLevel) {
+    pub(crate) fn set_threshold(&mut self, threshold: LogLevel) {
         self.threshold = threshold;
     }
 
@@ -58,7 +58,7 @@ impl LogSink {
         self.lines.push(LogLine { level, text });
     }
 
-    pub fn drain(&mut self) -> Vec<LogLine> {
+    pub(crate) fn drain(&mut self) -> Vec<LogLine> {
         std::mem::take(&mut self.lines)
     }
 }
