@@ -102,7 +102,11 @@ fn block_len(len: usize) -> usize {
 
 /// A field that is there if not empty.
 fn bytes_len(bytes: &Bytes) -> usize {
-    if bytes.is_empty() { 0 } else { block_len(bytes.len()) }
+    if bytes.is_empty() {
+        0
+    } else {
+        block_len(bytes.len())
+    }
 }
 
 /// Encoded size of an entry. Size limits count this.
@@ -128,11 +132,20 @@ pub fn encode_hard_state_into(state: &HardState, out: &mut Vec<u8>) {
 }
 
 fn id_lists(state: &ConfState) -> [&[NodeId]; 4] {
-    [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next]
+    [
+        &state.voters,
+        &state.learners,
+        &state.voters_outgoing,
+        &state.learners_next,
+    ]
 }
 
 pub fn conf_state_len(state: &ConfState) -> usize {
-    2 + id_lists(state).into_iter().flatten().map(|id| u64_len(id.0)).sum::<usize>()
+    2 + id_lists(state)
+        .into_iter()
+        .flatten()
+        .map(|id| u64_len(id.0))
+        .sum::<usize>()
 }
 
 pub fn encode_conf_state_into(state: &ConfState, out: &mut Vec<u8>) {
@@ -177,10 +190,21 @@ pub fn message_len(message: &Message) -> usize {
         message.vote.0,
     ];
     scalars.into_iter().map(u64_len).sum::<usize>()
-        + message.entries.iter().map(|entry| block_len(entry_len(entry))).sum::<usize>()
-        + message.snapshot.as_ref().map_or(0, |snapshot| block_len(snapshot_len(snapshot)))
+        + message
+            .entries
+            .iter()
+            .map(|entry| block_len(entry_len(entry)))
+            .sum::<usize>()
+        + message
+            .snapshot
+            .as_ref()
+            .map_or(0, |snapshot| block_len(snapshot_len(snapshot)))
         + bytes_len(&message.context)
-        + message.responses.iter().map(|response| block_len(message_len(response))).sum::<usize>()
+        + message
+            .responses
+            .iter()
+            .map(|response| block_len(message_len(response)))
+            .sum::<usize>()
 }
 
 pub fn encode_message_into(message: &Message, out: &mut Vec<u8>) {
@@ -225,7 +249,11 @@ fn single_len(change: &ConfChangeSingle) -> usize {
 }
 
 pub fn conf_change_v2_len(change: &ConfChangeV2) -> usize {
-    let changes: usize = change.changes.iter().map(|single| block_len(single_len(single))).sum();
+    let changes: usize = change
+        .changes
+        .iter()
+        .map(|single| block_len(single_len(single)))
+        .sum();
     2 + changes + bytes_len(&change.context)
 }
 
@@ -391,7 +419,12 @@ pub fn decode_entry(bytes: Bytes) -> Result<Entry, CodecError> {
                     0 => EntryKind::Normal,
                     1 => EntryKind::ConfChange,
                     2 => EntryKind::ConfChangeV2,
-                    value => return Err(CodecError::Enum { field: "entry type", value }),
+                    value => {
+                        return Err(CodecError::Enum {
+                            field: "entry type",
+                            value,
+                        });
+                    }
                 }
             }
             2 => entry.term = Term(value.u64()?),
@@ -468,8 +501,10 @@ fn decode_message_at(bytes: Bytes, depth: u32) -> Result<Message, CodecError> {
         match number {
             1 => {
                 let value = value.u64()?;
-                message.kind = MessageKind::from_number(value)
-                    .ok_or(CodecError::Enum { field: "message type", value })?;
+                message.kind = MessageKind::from_number(value).ok_or(CodecError::Enum {
+                    field: "message type",
+                    value,
+                })?;
             }
             2 => message.to = NodeId(value.u64()?),
             3 => message.from = NodeId(value.u64()?),
@@ -483,13 +518,17 @@ fn decode_message_at(bytes: Bytes, depth: u32) -> Result<Message, CodecError> {
             11 => message.reject_hint = Index(value.u64()?),
             12 => message.context = value.block()?,
             13 => message.vote = NodeId(value.u64()?),
-            14 => message.responses.push(decode_message_at(value.block()?, depth + 1)?),
+            14 => message
+                .responses
+                .push(decode_message_at(value.block()?, depth + 1)?),
             _ => {}
         }
         Ok(())
     })?;
     // Old peers attach an empty snapshot to everything.
-    message.snapshot = message.snapshot.filter(|snapshot| **snapshot != Snapshot::default());
+    message.snapshot = message
+        .snapshot
+        .filter(|snapshot| **snapshot != Snapshot::default());
     Ok(message)
 }
 
@@ -499,7 +538,12 @@ fn conf_change_kind(value: u64) -> Result<ConfChangeKind, CodecError> {
         1 => ConfChangeKind::RemoveNode,
         2 => ConfChangeKind::UpdateNode,
         3 => ConfChangeKind::AddLearnerNode,
-        value => return Err(CodecError::Enum { field: "membership change", value }),
+        value => {
+            return Err(CodecError::Enum {
+                field: "membership change",
+                value,
+            });
+        }
     })
 }
 
@@ -527,7 +571,12 @@ pub fn decode_conf_change_v2(bytes: Bytes) -> Result<ConfChangeV2, CodecError> {
                     0 => ConfChangeTransition::Auto,
                     1 => ConfChangeTransition::JointImplicit,
                     2 => ConfChangeTransition::JointExplicit,
-                    value => return Err(CodecError::Enum { field: "transition", value }),
+                    value => {
+                        return Err(CodecError::Enum {
+                            field: "transition",
+                            value,
+                        });
+                    }
                 }
             }
             2 => {

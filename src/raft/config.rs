@@ -112,12 +112,20 @@ impl Config {
 
     /// `committed_bytes_max` with its default resolved.
     pub(crate) fn committed_bytes_limit(&self) -> u64 {
-        if self.committed_bytes_max == 0 { self.message_bytes_max } else { self.committed_bytes_max }
+        if self.committed_bytes_max == 0 {
+            self.message_bytes_max
+        } else {
+            self.committed_bytes_max
+        }
     }
 
     /// `uncommitted_bytes_max` with "unlimited" resolved.
     pub(crate) fn uncommitted_bytes_limit(&self) -> u64 {
-        if self.uncommitted_bytes_max == 0 { u64::MAX } else { self.uncommitted_bytes_max }
+        if self.uncommitted_bytes_max == 0 {
+            u64::MAX
+        } else {
+            self.uncommitted_bytes_max
+        }
     }
 }
 
@@ -127,16 +135,30 @@ impl Config {
 pub enum ConfigError {
     BadId(NodeId),
     NoHeartbeat,
-    ElectionTooShort { election_ticks: u32, heartbeat_ticks: u32 },
+    ElectionTooShort {
+        election_ticks: u32,
+        heartbeat_ticks: u32,
+    },
     NoInflight,
-    InflightBytesTooSmall { inflight_bytes_max: u64, message_bytes_max: u64 },
+    InflightBytesTooSmall {
+        inflight_bytes_max: u64,
+        message_bytes_max: u64,
+    },
     LeaseWithoutCheckQuorum,
     /// The stored membership contradicts itself.
     BadConfState(&'static str),
     /// The stored commit index lies outside of the stored log.
-    CommitOutOfRange { commit: Index, snapshot: Index, last: Index },
+    CommitOutOfRange {
+        commit: Index,
+        snapshot: Index,
+        last: Index,
+    },
     /// The applied index lies outside of what the storage knows to be committed.
-    AppliedOutOfRange { applied: Index, snapshot: Index, commit: Index },
+    AppliedOutOfRange {
+        applied: Index,
+        snapshot: Index,
+        commit: Index,
+    },
     /// A group is bootstrapped with an empty storage and at least one peer.
     BadBootstrap(&'static str),
 }
@@ -146,12 +168,18 @@ impl fmt::Display for ConfigError {
         match self {
             ConfigError::BadId(id) => write!(f, "{id} cannot be the id of a node"),
             ConfigError::NoHeartbeat => write!(f, "heartbeat ticks must be greater than 0"),
-            ConfigError::ElectionTooShort { election_ticks, heartbeat_ticks } => write!(
+            ConfigError::ElectionTooShort {
+                election_ticks,
+                heartbeat_ticks,
+            } => write!(
                 f,
                 "election ticks ({election_ticks}) must exceed heartbeat ticks ({heartbeat_ticks})"
             ),
             ConfigError::NoInflight => write!(f, "in-flight messages must be greater than 0"),
-            ConfigError::InflightBytesTooSmall { inflight_bytes_max, message_bytes_max } => write!(
+            ConfigError::InflightBytesTooSmall {
+                inflight_bytes_max,
+                message_bytes_max,
+            } => write!(
                 f,
                 "in-flight bytes ({inflight_bytes_max}) must allow one message ({message_bytes_max})"
             ),
@@ -159,11 +187,25 @@ impl fmt::Display for ConfigError {
                 write!(f, "lease-based reads need check_quorum")
             }
             ConfigError::BadConfState(why) => write!(f, "stored membership is invalid: {why}"),
-            ConfigError::CommitOutOfRange { commit, snapshot, last } => {
-                write!(f, "stored commit {commit} is out of range [{snapshot}, {last}]")
+            ConfigError::CommitOutOfRange {
+                commit,
+                snapshot,
+                last,
+            } => {
+                write!(
+                    f,
+                    "stored commit {commit} is out of range [{snapshot}, {last}]"
+                )
             }
-            ConfigError::AppliedOutOfRange { applied, snapshot, commit } => {
-                write!(f, "applied {applied} is out of range [{snapshot}, {commit}]")
+            ConfigError::AppliedOutOfRange {
+                applied,
+                snapshot,
+                commit,
+            } => {
+                write!(
+                    f,
+                    "applied {applied} is out of range [{snapshot}, {commit}]"
+                )
             }
             ConfigError::BadBootstrap(why) => write!(f, "cannot bootstrap: {why}"),
         }

@@ -9,7 +9,10 @@ use crate::types::{ConfChangeV2, ConfState, NodeId, Role, Snapshot, Term};
 
 impl Raft {
     pub(crate) fn apply_conf_change(&mut self, change: &ConfChangeV2) -> ConfState {
-        let changer = Changer { tracker: &self.tracker, last_index: self.log.last_index() };
+        let changer = Changer {
+            tracker: &self.tracker,
+            last_index: self.log.last_index(),
+        };
         let changed = if change.leaves_joint() {
             changer.leave_joint()
         } else if let Some(auto_leave) = change.enters_joint() {
@@ -66,7 +69,11 @@ impl Raft {
         }
         self.release_reads();
         if !self.leader_transferee.is_none()
-            && !self.tracker.membership.voters.contains(self.leader_transferee)
+            && !self
+                .tracker
+                .membership
+                .voters
+                .contains(self.leader_transferee)
         {
             self.leader_transferee = NodeId::NONE;
         }
@@ -88,8 +95,15 @@ impl Raft {
             self.log.committed(),
             if restored { "restored" } else { "ignored" }
         );
-        let index = if restored { self.log.last_index() } else { self.log.committed() };
-        self.send(Message { index, ..Message::new(MessageKind::AppResp, message.from) });
+        let index = if restored {
+            self.log.last_index()
+        } else {
+            self.log.committed()
+        };
+        self.send(Message {
+            index,
+            ..Message::new(MessageKind::AppResp, message.from)
+        });
     }
 
     /// Whether the snapshot replaces the log. If not, it told nothing new, or is not for us.
@@ -111,9 +125,13 @@ impl Raft {
         }
         let conf_state = &snapshot.conf_state;
         // An outgoing voter is a member too: the joint configuration needs its vote.
-        let is_member = [&conf_state.voters, &conf_state.learners, &conf_state.voters_outgoing]
-            .into_iter()
-            .any(|ids| ids.contains(&self.id));
+        let is_member = [
+            &conf_state.voters,
+            &conf_state.learners,
+            &conf_state.voters_outgoing,
+        ]
+        .into_iter()
+        .any(|ids| ids.contains(&self.id));
         if !is_member {
             note!(
                 self.sink,

@@ -3,8 +3,8 @@
 //! What a role does lies in `election.rs`, `replicate.rs`, `read.rs` and `member.rs`. Follows the Raft
 //! thesis (Ongaro 2014), sections 3, 4, 6.4 and 9.6, with etcd's behaviour where the thesis leaves a choice.
 
-use crate::config::{Config, ConfigError, ReadOnly};
 use crate::confchange;
+use crate::config::{Config, ConfigError, ReadOnly};
 use crate::error::{DropReason, ProposeError};
 use crate::log::Log;
 use crate::message::{Message, MessageKind};
@@ -14,9 +14,7 @@ use crate::ready::AppliedBatch;
 use crate::rng::Rng;
 use crate::sink::{LogLevel, LogSink, note};
 use crate::storage::MemStorage;
-use crate::types::{
-    Entry, EntryKind, HardState, Index, NodeId, ReadState, Role, SoftState, Term,
-};
+use crate::types::{Entry, EntryKind, HardState, Index, NodeId, ReadState, Role, SoftState, Term};
 
 /// The protocol, without the bookkeeping of Readys.
 pub(crate) struct Raft {
@@ -92,7 +90,12 @@ impl Raft {
         let changed = confchange::restore(raft.tracker.clone(), last, &conf_state)
             .map_err(|error| ConfigError::BadConfState(error.text()))?;
         raft.switch_membership(changed);
-        if !raft.tracker.membership.to_conf_state().is_equivalent(&conf_state) {
+        if !raft
+            .tracker
+            .membership
+            .to_conf_state()
+            .is_equivalent(&conf_state)
+        {
             return Err(ConfigError::BadConfState("it cannot be rebuilt"));
         }
         raft.load(hard_state)?;
@@ -106,7 +109,11 @@ impl Raft {
         if !hard_state.is_empty() {
             let (commit, last) = (hard_state.commit, self.log.last_index());
             if commit < snapshot || commit > last {
-                return Err(ConfigError::CommitOutOfRange { commit, snapshot, last });
+                return Err(ConfigError::CommitOutOfRange {
+                    commit,
+                    snapshot,
+                    last,
+                });
             }
             self.log.commit_to(commit);
             self.term = hard_state.term;
@@ -115,7 +122,11 @@ impl Raft {
         let (applied, commit) = (self.config.applied, self.log.committed());
         if applied > Index::ZERO {
             if applied < snapshot || applied > commit {
-                return Err(ConfigError::AppliedOutOfRange { applied, snapshot, commit });
+                return Err(ConfigError::AppliedOutOfRange {
+                    applied,
+                    snapshot,
+                    commit,
+                });
             }
             self.log.applied_to(applied, 0);
         }
@@ -126,8 +137,14 @@ impl Raft {
         if !self.sink.accepts(LogLevel::Info) {
             return;
         }
-        let peers: Vec<String> =
-            self.tracker.membership.voters.ids().iter().map(NodeId::to_string).collect();
+        let peers: Vec<String> = self
+            .tracker
+            .membership
+            .voters
+            .ids()
+            .iter()
+            .map(NodeId::to_string)
+            .collect();
         note!(
             self.sink,
             Info,
@@ -143,11 +160,18 @@ impl Raft {
     }
 
     pub(crate) fn soft_state(&self) -> SoftState {
-        SoftState { leader: self.leader, role: self.role }
+        SoftState {
+            leader: self.leader,
+            role: self.role,
+        }
     }
 
     pub(crate) fn hard_state(&self) -> HardState {
-        HardState { term: self.term, vote: self.vote, commit: self.log.committed() }
+        HardState {
+            term: self.term,
+            vote: self.vote,
+            commit: self.log.committed(),
+        }
     }
 
     pub(crate) fn has_committed_in_term(&self) -> bool {
@@ -226,8 +250,11 @@ impl Raft {
             message.from,
             message.term
         );
-        let leader =
-            if matches!(kind, App | Heartbeat | Snap) { message.from } else { NodeId::NONE };
+        let leader = if matches!(kind, App | Heartbeat | Snap) {
+            message.from
+        } else {
+            NodeId::NONE
+        };
         self.become_follower(message.term, leader);
         true
     }
@@ -243,7 +270,11 @@ impl Raft {
             PreVote => {
                 // A candidate that is behind must learn of our term, or a group that turns on pre-votes
                 // one by one can lock itself up.
-                self.note_vote(message, format_args!("rejected {} from", message.kind.name()), None);
+                self.note_vote(
+                    message,
+                    format_args!("rejected {} from", message.kind.name()),
+                    None,
+                );
                 self.send(Message {
                     term: self.term,
                     reject: true,
@@ -283,7 +314,8 @@ impl Raft {
     /// Storage reports what it has made durable under the current term.
     fn on_storage_append_resp(&mut self, message: Message) {
         if message.index != Index::ZERO {
-            self.log.stable_to(&mut self.sink, message.index, message.log_term);
+            self.log
+                .stable_to(&mut self.sink, message.index, message.log_term);
         }
         if let Some(snapshot) = message.snapshot {
             self.on_snapshot_stored(snapshot.index);
@@ -312,9 +344,16 @@ impl Raft {
         }
         // An empty payload is never refused for its size. If it is dropped for another reason, such as a
         // transfer, the next batch tries again.
-        let entry = Entry { kind: EntryKind::ConfChangeV2, ..Entry::default() };
+        let entry = Entry {
+            kind: EntryKind::ConfChangeV2,
+            ..Entry::default()
+        };
         let kind = MessageKind::Prop;
-        let result = self.step(Message { kind, entries: vec![entry], ..Message::default() });
+        let result = self.step(Message {
+            kind,
+            entries: vec![entry],
+            ..Message::default()
+        });
         let membership = &self.tracker.membership;
         match result {
             Ok(()) => note!(
@@ -343,7 +382,13 @@ impl Raft {
         self.reset(term);
         self.role = Role::Follower;
         self.leader = leader;
-        note!(self.sink, Info, "{} became follower at term {}", self.id, self.term);
+        note!(
+            self.sink,
+            Info,
+            "{} became follower at term {}",
+            self.id,
+            self.term
+        );
     }
 
     /// Changes nothing that others could see: no term, no vote.
@@ -352,7 +397,13 @@ impl Raft {
         self.tracker.reset_votes();
         self.role = Role::PreCandidate;
         self.leader = NodeId::NONE;
-        note!(self.sink, Info, "{} became pre-candidate at term {}", self.id, self.term);
+        note!(
+            self.sink,
+            Info,
+            "{} became pre-candidate at term {}",
+            self.id,
+            self.term
+        );
     }
 
     pub(crate) fn become_candidate(&mut self) {
@@ -360,7 +411,13 @@ impl Raft {
         self.reset(Term(self.term.0 + 1));
         self.role = Role::Candidate;
         self.vote = self.id;
-        note!(self.sink, Info, "{} became candidate at term {}", self.id, self.term);
+        note!(
+            self.sink,
+            Info,
+            "{} became candidate at term {}",
+            self.id,
+            self.term
+        );
     }
 
     pub(crate) fn become_leader(&mut self) {
@@ -376,7 +433,13 @@ impl Raft {
         // An entry of the new term, so that those of older terms can be committed (section 3.6.2).
         let accepted = self.append_proposals(vec![Entry::default()]);
         debug_assert!(accepted, "an empty entry is never refused");
-        note!(self.sink, Info, "{} became leader at term {}", self.id, self.term);
+        note!(
+            self.sink,
+            Info,
+            "{} became leader at term {}",
+            self.id,
+            self.term
+        );
     }
 
     fn reset(&mut self, term: Term) {

@@ -64,10 +64,16 @@ impl ReadQueue {
 
     /// Takes out the reads that a quorum now vouches for.
     fn release(&mut self, voters: &Voters) -> Vec<PendingRead> {
-        let acked =
-            |id| self.acks.iter().find(|(member, _)| *member == id).map(|(_, n)| Index(*n));
+        let acked = |id| {
+            self.acks
+                .iter()
+                .find(|(member, _)| *member == id)
+                .map(|(_, n)| Index(*n))
+        };
         let quorum = voters.committed(acked).0;
-        let ready = quorum.saturating_sub(self.confirmed).min(self.queue.len() as u64);
+        let ready = quorum
+            .saturating_sub(self.confirmed)
+            .min(self.queue.len() as u64);
         self.confirmed += ready;
         self.queue.drain(..ready as usize).collect()
     }
@@ -97,7 +103,11 @@ impl Raft {
         if self.reads.queue.len() >= READS_MAX {
             return;
         }
-        self.reads.queue.push_back(PendingRead { from, entries, index: committed });
+        self.reads.queue.push_back(PendingRead {
+            from,
+            entries,
+            index: committed,
+        });
         let number = self.reads.confirmed + self.reads.queue.len() as u64;
         self.reads.ack(self.id, number);
         self.broadcast_heartbeat();
@@ -106,7 +116,9 @@ impl Raft {
     /// Leader: `from` echoed a heartbeat.
     pub(crate) fn on_read_ack(&mut self, from: NodeId, context: &Bytes) {
         // Contexts of any other length are not ours.
-        let Ok(number) = <[u8; 8]>::try_from(context.as_ref()) else { return };
+        let Ok(number) = <[u8; 8]>::try_from(context.as_ref()) else {
+            return;
+        };
         if self.reads.queue.is_empty() {
             return;
         }
@@ -140,7 +152,13 @@ impl Raft {
             self.read_states.push(ReadState { index, context });
         } else {
             let kind = MessageKind::ReadIndexResp;
-            self.send(Message { kind, to: from, index, entries, ..Message::default() });
+            self.send(Message {
+                kind,
+                to: from,
+                index,
+                entries,
+                ..Message::default()
+            });
         }
     }
 
@@ -156,7 +174,10 @@ impl Raft {
             );
             return;
         }
-        self.send(Message { to: self.leader, ..message });
+        self.send(Message {
+            to: self.leader,
+            ..message
+        });
     }
 
     /// Follower: the leader's answer.
@@ -171,6 +192,9 @@ impl Raft {
             );
             return;
         };
-        self.read_states.push(ReadState { index: message.index, context: entry.data });
+        self.read_states.push(ReadState {
+            index: message.index,
+            context: entry.data,
+        });
     }
 }

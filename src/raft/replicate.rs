@@ -8,9 +8,7 @@ use crate::raft::Raft;
 use crate::ready::payload_bytes;
 use crate::sink::note;
 use crate::storage::StorageError;
-use crate::types::{
-    AnyConfChange, ConfChangeV2, Entry, EntryKind, Index, NodeId, Role, Term,
-};
+use crate::types::{AnyConfChange, ConfChangeV2, Entry, EntryKind, Index, NodeId, Role, Term};
 
 impl Raft {
     pub(crate) fn tick_leader(&mut self) {
@@ -50,7 +48,10 @@ impl Raft {
             );
             return Err(ProposeError(DropReason::ForwardingDisabled));
         }
-        self.send(Message { to: self.leader, ..message });
+        self.send(Message {
+            to: self.leader,
+            ..message
+        });
         Ok(())
     }
 
@@ -136,9 +137,7 @@ impl Raft {
         let total = self.uncommitted_bytes.saturating_add(bytes);
         // The first proposal is let in whatever its size, or it could never be; and so is what has no
         // payload, since leaving a joint configuration and a new term's first entry must not fail.
-        if self.uncommitted_bytes > 0
-            && bytes > 0
-            && total > self.config.uncommitted_bytes_limit()
+        if self.uncommitted_bytes > 0 && bytes > 0 && total > self.config.uncommitted_bytes_limit()
         {
             note!(
                 self.sink,
@@ -158,7 +157,10 @@ impl Raft {
         }
         self.log.append(&mut self.sink, entries);
         // Our own acknowledgement waits for our own disk.
-        self.send(Message { index, ..Message::new(MessageKind::AppResp, self.id) });
+        self.send(Message {
+            index,
+            ..Message::new(MessageKind::AppResp, self.id)
+        });
         true
     }
 
@@ -181,12 +183,18 @@ impl Raft {
                 continue;
             }
             let committed = self.log.committed();
-            let Some(progress) = self.tracker.progress_mut(to) else { continue };
+            let Some(progress) = self.tracker.progress_mut(to) else {
+                continue;
+            };
             // Not beyond what is known to match: the follower would commit something else.
             let commit = progress.matched.min(committed);
             progress.sent_commit = commit;
             let context = context.clone();
-            self.send(Message { commit, context, ..Message::new(MessageKind::Heartbeat, to) });
+            self.send(Message {
+                commit,
+                context,
+                ..Message::new(MessageKind::Heartbeat, to)
+            });
         }
     }
 
@@ -197,7 +205,9 @@ impl Raft {
 
     /// As [`Raft::send_append`]; without entries only if `even_empty`. Whether anything was sent.
     pub(crate) fn maybe_send_append(&mut self, to: NodeId, even_empty: bool) -> bool {
-        let Some(progress) = self.tracker.progress_mut(to) else { return false };
+        let Some(progress) = self.tracker.progress_mut(to) else {
+            return false;
+        };
         if progress.is_paused() {
             return false;
         }
@@ -211,7 +221,10 @@ impl Raft {
         {
             Vec::new()
         } else {
-            match self.log.entries_from(progress.next, self.config.message_bytes_max) {
+            match self
+                .log
+                .entries_from(progress.next, self.config.message_bytes_max)
+            {
                 Ok(entries) => entries,
                 Err(_) => return self.maybe_send_snapshot(to),
             }
@@ -233,7 +246,9 @@ impl Raft {
     }
 
     fn maybe_send_snapshot(&mut self, to: NodeId) -> bool {
-        let Some(progress) = self.tracker.progress_mut(to) else { return false };
+        let Some(progress) = self.tracker.progress_mut(to) else {
+            return false;
+        };
         if !progress.recent_active {
             note!(
                 self.sink,
@@ -283,7 +298,9 @@ impl Raft {
     // ---- answers ----
 
     pub(crate) fn on_append_response(&mut self, message: &Message) {
-        let Some(progress) = self.tracker.progress_mut(message.from) else { return };
+        let Some(progress) = self.tracker.progress_mut(message.from) else {
+            return;
+        };
         // An acknowledgement beyond our own log cannot be about our log.
         if message.index > self.log.last_index() {
             return;
@@ -310,15 +327,24 @@ impl Raft {
         // The follower's log at the hint has this term; ours may have a later one there, and then cannot
         // match before its own entries of that term.
         let probe = if message.log_term > Term(0) {
-            self.log.find_conflict_by_term(message.reject_hint, message.log_term).0
+            self.log
+                .find_conflict_by_term(message.reject_hint, message.log_term)
+                .0
         } else {
             message.reject_hint
         };
-        let Some(progress) = self.tracker.progress_mut(from) else { return };
+        let Some(progress) = self.tracker.progress_mut(from) else {
+            return;
+        };
         if !progress.on_rejected(message.index, probe) {
             return;
         }
-        note!(self.sink, Debug, "{} decreased progress of {from} to [{progress}]", self.id);
+        note!(
+            self.sink,
+            Debug,
+            "{} decreased progress of {from} to [{progress}]",
+            self.id
+        );
         if progress.state == ProgressState::Replicate {
             progress.become_probe();
         }
@@ -327,7 +353,9 @@ impl Raft {
 
     fn on_append_accepted(&mut self, from: NodeId, index: Index) {
         let first_index = self.log.first_index();
-        let Some(progress) = self.tracker.progress_mut(from) else { return };
+        let Some(progress) = self.tracker.progress_mut(from) else {
+            return;
+        };
         let is_news = progress.on_acked(index);
         // A probe that confirms what we knew still tells that the way is open.
         let ends_probe = progress.matched == index && progress.state == ProgressState::Probe;
@@ -373,7 +401,9 @@ impl Raft {
 
     pub(crate) fn on_heartbeat_response(&mut self, message: &Message) {
         let last = self.log.last_index();
-        let Some(progress) = self.tracker.progress_mut(message.from) else { return };
+        let Some(progress) = self.tracker.progress_mut(message.from) else {
+            return;
+        };
         progress.recent_active = true;
         progress.flow_paused = false;
         // It lives, but may have lost what we sent. An empty append costs little and finds out.
@@ -384,11 +414,17 @@ impl Raft {
     }
 
     pub(crate) fn on_snapshot_status(&mut self, message: &Message) {
-        let Some(progress) = self.tracker.progress_mut(message.from) else { return };
+        let Some(progress) = self.tracker.progress_mut(message.from) else {
+            return;
+        };
         if progress.state != ProgressState::Snapshot {
             return;
         }
-        let outcome = if message.reject { "failed" } else { "succeeded" };
+        let outcome = if message.reject {
+            "failed"
+        } else {
+            "succeeded"
+        };
         if message.reject {
             // It did not arrive: probe from where the follower was.
             progress.pending_snapshot = Index::ZERO;
@@ -406,7 +442,9 @@ impl Raft {
     }
 
     pub(crate) fn on_unreachable(&mut self, from: NodeId) {
-        let Some(progress) = self.tracker.progress_mut(from) else { return };
+        let Some(progress) = self.tracker.progress_mut(from) else {
+            return;
+        };
         // What we sent ahead is probably lost.
         if progress.state == ProgressState::Replicate {
             progress.become_probe();
@@ -422,20 +460,34 @@ impl Raft {
     // ---- the follower's side ----
 
     pub(crate) fn on_append(&mut self, message: Message) {
-        let Message { from, index, log_term, entries, commit, .. } = message;
+        let Message {
+            from,
+            index,
+            log_term,
+            entries,
+            commit,
+            ..
+        } = message;
         let committed = self.log.committed();
         if index < committed {
             // Older than what we know to be final: tell where we are instead of comparing.
-            self.send(Message { index: committed, ..Message::new(MessageKind::AppResp, from) });
+            self.send(Message {
+                index: committed,
+                ..Message::new(MessageKind::AppResp, from)
+            });
             return;
         }
         if !are_contiguous(index, &entries) {
             return;
         }
-        if let Some(last) =
-            self.log.maybe_append(&mut self.sink, index, log_term, entries, commit)
+        if let Some(last) = self
+            .log
+            .maybe_append(&mut self.sink, index, log_term, entries, commit)
         {
-            self.send(Message { index: last, ..Message::new(MessageKind::AppResp, from) });
+            self.send(Message {
+                index: last,
+                ..Message::new(MessageKind::AppResp, from)
+            });
             return;
         }
         note!(
@@ -461,7 +513,10 @@ impl Raft {
     pub(crate) fn on_heartbeat(&mut self, message: Message) {
         self.log.commit_to(message.commit);
         let context = message.context;
-        self.send(Message { context, ..Message::new(MessageKind::HeartbeatResp, message.from) });
+        self.send(Message {
+            context,
+            ..Message::new(MessageKind::HeartbeatResp, message.from)
+        });
     }
 }
 
@@ -478,12 +533,12 @@ fn are_contiguous(prev: Index, entries: &[Entry]) -> bool {
 
 fn decode_conf_change(entry: &Entry) -> Option<AnyConfChange> {
     match entry.kind {
-        EntryKind::ConfChange => {
-            codec::decode_conf_change(entry.data.clone()).ok().map(AnyConfChange::V1)
-        }
-        EntryKind::ConfChangeV2 => {
-            codec::decode_conf_change_v2(entry.data.clone()).ok().map(AnyConfChange::V2)
-        }
+        EntryKind::ConfChange => codec::decode_conf_change(entry.data.clone())
+            .ok()
+            .map(AnyConfChange::V1),
+        EntryKind::ConfChangeV2 => codec::decode_conf_change_v2(entry.data.clone())
+            .ok()
+            .map(AnyConfChange::V2),
         EntryKind::Normal => None,
     }
 }
@@ -493,13 +548,20 @@ fn describe_change(change: &AnyConfChange) -> String {
     let (mut out, change) = match change {
         // The old form has no transition to print.
         AnyConfChange::V1(change) => (String::new(), change.to_v2()),
-        AnyConfChange::V2(change) => {
-            (format!("transition:{} ", change.transition.name()), change.clone())
-        }
+        AnyConfChange::V2(change) => (
+            format!("transition:{} ", change.transition.name()),
+            change.clone(),
+        ),
     };
-    let ConfChangeV2 { changes, context, .. } = change;
+    let ConfChangeV2 {
+        changes, context, ..
+    } = change;
     for change in changes {
-        out += &format!("changes:{{type:{} node_id:{}}} ", change.kind.name(), change.node_id.0);
+        out += &format!(
+            "changes:{{type:{} node_id:{}}} ",
+            change.kind.name(),
+            change.node_id.0
+        );
     }
     if !context.is_empty() {
         out += &format!("context:\"{}\" ", context.escape_ascii());

@@ -68,6 +68,11 @@ impl MemStorage {
         &self.snapshot.conf_state
     }
 
+    /// The newest snapshot this log was restored from or that was created from it: what a restart needs.
+    pub fn own_snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
     /// Index of the oldest entry present, or that would be present next.
     pub fn first_index(&self) -> Index {
         self.base_index.next()
@@ -130,7 +135,11 @@ impl MemStorage {
         let Some(first) = entries.first() else { return };
         let mut first = first.index;
         if first <= self.base_index {
-            let compacted = self.base_index.next().distance_from(first).min(entries.len());
+            let compacted = self
+                .base_index
+                .next()
+                .distance_from(first)
+                .min(entries.len());
             entries.drain(..compacted);
             if entries.is_empty() {
                 return;
@@ -142,7 +151,8 @@ impl MemStorage {
             "append at {first} leaves a gap after {}",
             self.last_index()
         );
-        self.entries.truncate(first.distance_from(self.first_index()));
+        self.entries
+            .truncate(first.distance_from(self.first_index()));
         self.entries.extend(entries);
     }
 
@@ -169,7 +179,12 @@ impl MemStorage {
             return Err(StorageError::SnapshotOutOfDate);
         }
         let term = self.term(index)?;
-        self.snapshot = Snapshot { data, index, term, conf_state };
+        self.snapshot = Snapshot {
+            data,
+            index,
+            term,
+            conf_state,
+        };
         Ok(&self.snapshot)
     }
 
