@@ -147,17 +147,16 @@ pub enum ConfigError {
     LeaseWithoutCheckQuorum,
     /// The stored membership contradicts itself.
     BadConfState(&'static str),
-    /// The stored commit index lies outside of the stored log.
+    /// The stored commit index lies beyond the stored log: entries have been lost.
     CommitOutOfRange {
         commit: Index,
-        snapshot: Index,
         last: Index,
     },
-    /// The applied index lies outside of what the storage knows to be committed.
+    /// The applied index lies outside of the stored log.
     AppliedOutOfRange {
         applied: Index,
         snapshot: Index,
-        commit: Index,
+        last: Index,
     },
     /// A group is bootstrapped with an empty storage and at least one peer.
     BadBootstrap(&'static str),
@@ -187,25 +186,15 @@ impl fmt::Display for ConfigError {
                 write!(f, "lease-based reads need check_quorum")
             }
             ConfigError::BadConfState(why) => write!(f, "stored membership is invalid: {why}"),
-            ConfigError::CommitOutOfRange {
-                commit,
-                snapshot,
-                last,
-            } => {
-                write!(
-                    f,
-                    "stored commit {commit} is out of range [{snapshot}, {last}]"
-                )
+            ConfigError::CommitOutOfRange { commit, last } => {
+                write!(f, "stored commit {commit} is beyond the last entry {last}")
             }
             ConfigError::AppliedOutOfRange {
                 applied,
                 snapshot,
-                commit,
+                last,
             } => {
-                write!(
-                    f,
-                    "applied {applied} is out of range [{snapshot}, {commit}]"
-                )
+                write!(f, "applied {applied} is out of range [{snapshot}, {last}]")
             }
             ConfigError::BadBootstrap(why) => write!(f, "cannot bootstrap: {why}"),
         }

@@ -117,9 +117,9 @@ impl Log {
         while low.next() < high {
             let middle = Index(low.0 + (high.0 - low.0) / 2);
             if self.term_or_zero(middle) <= term {
-                low = middle
+                low = middle;
             } else {
-                high = middle
+                high = middle;
             }
         }
         (low, self.term_or_zero(low))

@@ -104,30 +104,31 @@ impl Raft {
         Ok(raft)
     }
 
+    /// Takes over what was on disk.
+    ///
+    /// The stored commit index may trail the snapshot or what the application has applied: it is not synced
+    /// by itself, and the application saves its own state at its own pace. What was applied was committed.
     fn load(&mut self, hard_state: HardState) -> Result<(), ConfigError> {
-        let snapshot = self.log.committed();
-        if !hard_state.is_empty() {
-            let (commit, last) = (hard_state.commit, self.log.last_index());
-            if commit < snapshot || commit > last {
-                return Err(ConfigError::CommitOutOfRange {
-                    commit,
+        let (snapshot, last) = (self.log.committed(), self.log.last_index());
+        if hard_state.commit > last {
+            return Err(ConfigError::CommitOutOfRange {
+                commit: hard_state.commit,
+                last,
+            });
+        }
+        self.term = hard_state.term;
+        self.vote = hard_state.vote;
+        self.log.commit_to(hard_state.commit);
+        let applied = self.config.applied;
+        if applied > Index::ZERO {
+            if applied < snapshot || applied > last {
+                return Err(ConfigError::AppliedOutOfRange {
+                    applied,
                     snapshot,
                     last,
                 });
             }
-            self.log.commit_to(commit);
-            self.term = hard_state.term;
-            self.vote = hard_state.vote;
-        }
-        let (applied, commit) = (self.config.applied, self.log.committed());
-        if applied > Index::ZERO {
-            if applied < snapshot || applied > commit {
-                return Err(ConfigError::AppliedOutOfRange {
-                    applied,
-                    snapshot,
-                    commit,
-                });
-            }
+            self.log.commit_to(applied);
             self.log.applied_to(applied, 0);
         }
         Ok(())

@@ -4,7 +4,8 @@ mod sim;
 
 use norn_raft::{
     ConfChange, ConfChangeKind, ConfChangeSingle, ConfChangeTransition, ConfChangeV2, Config,
-    HardState, Index, MemStorage, Message, MessageKind, NodeId, RawNode, Role, Snapshot, Term,
+    Entry, HardState, Index, MemStorage, Message, MessageKind, NodeId, RawNode, Role, Snapshot,
+    Term,
 };
 use sim::{Sim, id, plain};
 
@@ -531,21 +532,44 @@ fn section_9_6_pre_votes_keep_a_returning_server_from_disturbing() {
 }
 
 #[test]
-fn a_stored_commit_outside_of_the_log_is_refused() {
+fn what_is_on_disk_decides_where_a_node_begins() {
     let snapshot = Snapshot {
         index: Index(5),
         term: Term(1),
         ..Snapshot::default()
     };
-    for commit in [4, 6] {
+    let start = |commit, applied| {
         let hard = HardState {
             term: Term(1),
             commit: Index(commit),
             ..HardState::default()
         };
-        let storage = MemStorage::recovered(snapshot.clone(), hard, Vec::new());
-        assert!(RawNode::new(plain(), storage).is_err(), "commit {commit}");
-    }
+        let entry = Entry {
+            index: Index(6),
+            term: Term(1),
+            ..Entry::default()
+        };
+        let storage = MemStorage::recovered(snapshot.clone(), hard, vec![entry]);
+        RawNode::new(
+            Config {
+                applied: Index(applied),
+                ..plain()
+            },
+            storage,
+        )
+        .map(|raw| (raw.committed(), raw.applied()))
+        .ok()
+    };
+    assert_eq!(start(5, 0), Some((Index(5), Index(5))));
+    assert_eq!(start(6, 0), Some((Index(6), Index(5))));
+    assert_eq!(start(6, 6), Some((Index(6), Index(6))));
+    // A commit index that is not synced may trail; what was saved or applied was committed.
+    assert_eq!(start(4, 0), Some((Index(5), Index(5))));
+    assert_eq!(start(5, 6), Some((Index(6), Index(6))));
+    // But nothing may be beyond the log.
+    assert_eq!(start(7, 0), None);
+    assert_eq!(start(6, 7), None);
+    assert_eq!(start(6, 4), None);
 }
 
 #[test]
