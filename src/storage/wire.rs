@@ -119,8 +119,15 @@ mod tests {
 
     #[test]
     fn overlong_and_cut_varints_are_refused() {
-        for bytes in [&[0x80u8; 3][..], &[0xff; 11], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
-            assert_eq!(Fields::of(Bytes::copy_from_slice(bytes)).varint(), Err(Malformed));
+        for bytes in [
+            &[0x80u8; 3][..],
+            &[0xff; 11],
+            &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
+        ] {
+            assert_eq!(
+                Fields::of(Bytes::copy_from_slice(bytes)).varint(),
+                Err(Malformed)
+            );
         }
     }
 }

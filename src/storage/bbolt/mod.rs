@@ -9,7 +9,10 @@ use crate::disk::DiskError;
 pub enum BoltError {
     Disk(DiskError),
     /// The bytes at `page` are not what bbolt writes.
-    Corrupt { page: u64, what: &'static str },
+    Corrupt {
+        page: u64,
+        what: &'static str,
+    },
     /// Neither meta page is valid.
     NotABoltFile,
 }

@@ -60,7 +60,10 @@ pub struct RevLogOptions {
 
 impl Default for RevLogOptions {
     fn default() -> RevLogOptions {
-        RevLogOptions { segment_bytes: 64 << 20, cache_bytes: 64 << 20 }
+        RevLogOptions {
+            segment_bytes: 64 << 20,
+            cache_bytes: 64 << 20,
+        }
     }
 }
 
@@ -115,8 +118,14 @@ pub enum CollectProgress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RevLogError {
     Disk(DiskError),
-    Corrupt { file: FileName, offset: u64, what: &'static str },
-    Missing { file: FileName },
+    Corrupt {
+        file: FileName,
+        offset: u64,
+        what: &'static str,
+    },
+    Missing {
+        file: FileName,
+    },
 }
 
 impl fmt::Display for RevLogError {

@@ -13,7 +13,9 @@ pub struct WalOptions {
 
 impl Default for WalOptions {
     fn default() -> WalOptions {
-        WalOptions { segment_bytes: 64_000_000 }
+        WalOptions {
+            segment_bytes: 64_000_000,
+        }
     }
 }
 
