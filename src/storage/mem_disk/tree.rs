@@ -307,7 +307,7 @@ impl Tree {
             }
             DiskOp::SetLen { file, len } => {
                 let id = self.file(file)?;
-                if *len > self.files[&id].live.len() as u64 + room {
+                if *len > (self.files[&id].live.len() as u64).saturating_add(room) {
                     return Err(DiskError::NoSpace { file: file.clone() });
                 }
                 self.change(id, DataChange::SetLen(*len));

@@ -169,7 +169,8 @@ pub(super) fn parse_state(data: Bytes) -> Option<WalState> {
             Field::Varint(1, term) => state.term = term,
             Field::Varint(2, vote) => state.vote = vote,
             Field::Varint(3, commit) => state.commit = commit,
-            _ => {}
+            // Checksums do not cover the record type: this may be an entry whose type has a flipped bit.
+            _ => return None,
         }
     }
     Some(state)
@@ -199,6 +200,8 @@ pub(super) fn parse_entry(data: Bytes) -> Option<(u64, u64)> {
     let mut fields = Fields::of(data);
     while let Some(field) = fields.next().ok()? {
         match field {
+            // Normal, ConfChange, ConfChangeV2; anything else may be a state whose type has a flipped bit.
+            Field::Varint(1, 3..) => return None,
             Field::Varint(2, value) => term = value,
             Field::Varint(3, value) => index = value,
             _ => {}

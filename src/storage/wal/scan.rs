@@ -278,7 +278,9 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         let raw = raw.get_u64_le();
         if raw == 0 {
             // A header may be lost alone only if it is the last of its sector.
-            if (self.offset + FRAME_HEADER_BYTES) % SECTOR_BYTES != 0 && self.record_is_intact()? {
+            if (self.offset + FRAME_HEADER_BYTES) % SECTOR_BYTES != 0
+                && self.intact_record_len()?.is_some()
+            {
                 return Err(self.corrupt("the length of an intact record is zero"));
             }
             return Ok(Step::End);
@@ -286,7 +288,8 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         let header = FrameHeader::parse(raw);
         let body_at = self.offset + FRAME_HEADER_BYTES;
         if header.len + header.padding > left - FRAME_HEADER_BYTES {
-            if self.record_is_intact()? {
+            // An intact record that only lacks its padding is torn.
+            if self.intact_record_len()?.is_some_and(|len| len != header.len) {
                 return Err(self.corrupt("the length of an intact record is damaged"));
             }
             return self.unfinished("a record reaches beyond the end of the file");
@@ -306,8 +309,15 @@ impl<'a, D: DiskRead> Reader<'a, D> {
                 self.offset = body_at + body.len() as u64;
                 Ok(Step::Record(record))
             }
-            Err(what) if self.is_last && self.is_torn(&header, &body)? => Ok(Step::Torn(what)),
-            Err(what) => Err(self.corrupt(what)),
+            Err(what) => {
+                if self.intact_record_len()?.is_some() {
+                    Err(self.corrupt("the frame header of an intact record is damaged"))
+                } else if self.is_last && self.is_torn(&header, &body)? {
+                    Ok(Step::Torn(what))
+                } else {
+                    Err(self.corrupt(what))
+                }
+            }
         }
     }
 
@@ -354,23 +364,17 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         Ok(cut_short && is_zero(self.disk, &self.file, at, self.file_bytes)?)
     }
 
-    /// Whether a whole record with a good checksum stands behind a frame header that denies it.
-    fn record_is_intact(&mut self) -> Result<bool, WalError> {
+    /// Length of the whole record with a good checksum that stands behind a frame header that denies it, if any.
+    fn intact_record_len(&mut self) -> Result<Option<u64>, WalError> {
         let body_at = self.offset + FRAME_HEADER_BYTES;
         let left = self.file_bytes - body_at;
-        let Some(start) = self.bytes(body_at, left.min(32))? else {
-            return Ok(false);
-        };
+        let Some(start) = self.bytes(body_at, left.min(32))? else { return Ok(None) };
         let Some(len) = frame::self_described_len(&start).filter(|len| *len <= left) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let Some(record) = self.bytes(body_at, len)? else {
-            return Ok(false);
-        };
-        let Some(record) = frame::parse_record(record) else {
-            return Ok(false);
-        };
-        Ok(crc32c::crc32c_append(self.crc, &record.data) == record.crc)
+        let Some(record) = self.bytes(body_at, len)? else { return Ok(None) };
+        let Some(record) = frame::parse_record(record) else { return Ok(None) };
+        Ok((crc32c::crc32c_append(self.crc, &record.data) == record.crc).then_some(len))
     }
 
     fn unfinished(&self, what: &'static str) -> Result<Step, WalError> {
