@@ -1,11 +1,122 @@
-//! SKELETON: signatures are final unless noted, bodies follow.
-use std::collections::BTreeMap;
+//! The revision log: what Norn keeps instead of a bbolt backend.
+//!
+//! Revisions are appended in order, in batches that also carry the changes of the small tables and the applied index
+//! they bring the state to. Nothing is synced per request: raft's WAL gives durability, and everything after the last
+//! durable checkpoint can be replayed from it.
+//!
+//! # Files
+//!
+//! | name | what it is | written |
+//! |---|---|---|
+//! | `<first>-<last>-<generation>.seg` | segment: the records of segments first..=last | appended to (generation 0); aside + rename (others) |
+//! | `<first>-<last>-<generation>.<version>.live` | which records of a segment live, and where | whole, synced before anything names it |
+//! | `checkpoint` | where the log was durable, the tables, the list of segments | aside + rename |
+//! | `index-<main>.idx` | the caller's index image at a revision | aside + rename |
+//! | `*.tmp` | unfinished; removed when the log is opened | |
+//!
+//! Numbers in names are hexadecimal. Numbers in files are little endian.
+//!
+//! ## Segment
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `NORNREV1` |
+//! | 8 | 8 | first segment number |
+//! | 16 | 8 | last segment number |
+//! | 24 | 4 | generation: 0 as appended (batches follow), else collected (revision records follow) |
+//! | 28 | 4 | chain value before the first batch |
+//! | 32 | 4 | CRC-32C of bytes 0..32 |
+//! | 36 | 4 | zero |
+//!
+//! ## Batch
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | body length n |
+//! | 4 | 4 | chain: CRC-32C of bytes 0..4 and 8..32+n, continued from the chain of the batch before |
+//! | 8 | 8 | applied index |
+//! | 16 | 8 | term |
+//! | 24 | 4 | number of revision records |
+//! | 28 | 4 | number of table records |
+//! | 32 | n | revision records, then table records |
+//!
+//! ## Revision record
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | CRC-32C of bytes 4..24+n |
+//! | 4 | 4 | bits 0..30 value length n, bit 31 tombstone |
+//! | 8 | 8 | main |
+//! | 16 | 8 | sub |
+//! | 24 | n | value |
+//!
+//! ## Table record
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 1 | table |
+//! | 1 | 1 | 1: put, 0: removed |
+//! | 2 | 2 | zero |
+//! | 4 | 4 | key length k |
+//! | 8 | 4 | value length v |
+//! | 12 | k + v | key, value |
+//!
+//! ## Sealed file (`.live`, `checkpoint`, `.idx`)
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `NORNLIV1`, `NORNCKP1` or `NORNIDX1` |
+//! | 8 | 8 | body length n |
+//! | 16 | 4 | CRC-32C of the body |
+//! | 20 | 4 | CRC-32C of bytes 0..20 |
+//! | 24 | n | body |
+//!
+//! Body of `.live`: u64 first, u64 last, u32 generation, u32 version, u64 covered (the bytes of the segment it speaks
+//! of), u32 chain there, u32 count; then per live record, in order, u32 main (high half), u32 main (low half), u32 sub,
+//! u32 offset, u32 length with tombstone in bit 31.
+//!
+//! Body of `checkpoint`: u64 applied index, u64 term, i64 last main, i64 last sub, u64 deaths, u64 segment and
+//! u64 offset of the position, u32 chain there, u32 segments, u32 table records, u32 zero; per segment u64 first,
+//! u64 last, u32 generation, u32 version of its `.live` (all ones: none), u64 live records, i64 main and i64 sub of the
+//! last revision before it; then the table records.
+//!
+//! Body of `.idx`: i64 main, u64 deaths, then the caller's bytes.
+//!
+//! # Why a recovered log is right
+//!
+//! 1. The checkpoint gets its name after everything it lists has been synced, names included. So whatever is wrong
+//!    before its position is damage, reported with file and offset; it is not cut off.
+//! 2. Behind the position counts the longest chain of whole batches. The chain value goes through every byte of every
+//!    batch before, over segments too: a batch behind a hole, or one left over from before an earlier cut, does not
+//!    continue it. So a prefix of what was appended is found, in whole batches, and the applied index says which.
+//! 3. Deaths take effect on disk only as a set: all that had been marked when a checkpoint was taken, or none since
+//!    the one before. Otherwise an index rebuilt by scanning would see a key without the revisions that explain it.
+//!    Hence a `.live` file counts only in the version its checkpoint names, the collector touches only segments
+//!    whose deaths are all in the durable checkpoint, and gives up when there is a new one.
+//! 4. A collected segment has the same live records as the ones it replaces, so it does not matter whether a crash
+//!    leaves the old ones, the new one or both: the highest generation wins. It gets its name after it and its
+//!    `.live` file (version 0) were synced.
+//! 5. An index image is believed only if the log reaches its revision and the checkpoint knows exactly the deaths
+//!    that it knew.
+//!
+//! The log is deterministic: the same calls emit the same operations.
+
+mod cache;
+mod checkpoint;
+mod collect;
+mod log;
+mod record;
+mod recover;
+mod sealed;
+mod segment;
+
 use std::fmt;
-use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::disk::{Disk, DiskError, DiskOp, DiskRead, FileName};
+use crate::disk::{DiskError, FileName};
+
+pub use log::RevisionLog;
 
 /// etcd's buckets other than `key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,7 +133,40 @@ pub enum Table {
     AuthRoles = 8,
 }
 
-/// One revision: `value` is the encoded mvccpb.KeyValue, opaque here.
+impl Table {
+    pub const ALL: [Table; 9] = [
+        Table::Meta,
+        Table::Lease,
+        Table::Alarm,
+        Table::Cluster,
+        Table::Members,
+        Table::MembersRemoved,
+        Table::Auth,
+        Table::AuthUsers,
+        Table::AuthRoles,
+    ];
+
+    /// Name of the bucket in etcd's backend.
+    pub fn bucket(self) -> &'static str {
+        match self {
+            Table::Meta => "meta",
+            Table::Lease => "lease",
+            Table::Alarm => "alarm",
+            Table::Cluster => "cluster",
+            Table::Members => "members",
+            Table::MembersRemoved => "members_removed",
+            Table::Auth => "auth",
+            Table::AuthUsers => "authUsers",
+            Table::AuthRoles => "authRoles",
+        }
+    }
+
+    fn parse(number: u8) -> Option<Table> {
+        Table::ALL.get(usize::from(number)).copied()
+    }
+}
+
+/// One revision; `value` is the encoded mvccpb.KeyValue, opaque here. `main` >= 0, `sub` in `0..2^32`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevisionRecord {
     pub main: i64,
@@ -39,7 +183,7 @@ pub struct TableRecord {
     pub value: Option<Bytes>,
 }
 
-/// What is atomic: the changes of one or more raft entries and the index they bring the state to.
+/// What is atomic: the changes of one or more raft entries, and the index they bring the state to.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     pub applied_index: u64,
@@ -52,13 +196,14 @@ pub struct Batch<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub struct RevLogOptions {
-    /// A segment is sealed when it has reached this length. Default 64 MiB.
+    /// A segment takes no more batches once it has this length. At most 1 GiB.
     pub segment_bytes: u64,
-    /// Bound of the block cache. Default 64 MiB.
+    /// Bound of the block cache.
     pub cache_bytes: usize,
 }
 
 impl Default for RevLogOptions {
+    /// 64 MiB each: a sealed segment is rewritten in well under a second, and 64 of them are a full default quota.
     fn default() -> RevLogOptions {
         RevLogOptions {
             segment_bytes: 64 << 20,
@@ -77,21 +222,23 @@ pub struct Recovered {
     pub last_main: i64,
     /// Applied index of the durable checkpoint.
     pub checkpoint_index: u64,
-    /// Newest usable index image: (main, bytes as given to `save_index`). Usable = covered by the log, and no
-    /// deaths were checkpointed after it was saved. Without one, rebuild the index by `scan((0, 0), i64::MAX)`.
+    /// Newest usable index image: (main, bytes as given to `save_index`). Bring it up to date by scanning from
+    /// (main + 1, 0). Without one, rebuild the index by scanning from (0, 0).
     pub index_image: Option<(i64, Bytes)>,
     /// The unfinished end that was cut off, if any: normal after a power loss.
     pub cut: Option<Cut>,
 }
 
+/// What was cut off an unfinished log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
     pub file: FileName,
     pub offset: u64,
+    /// Bytes of this file that were dropped; later files were dropped whole.
     pub bytes: u64,
 }
 
-/// Names an append; ascending. Give the newest one whose operations completed to [`RevisionLog::written`].
+/// Names an append; ascending. Give the newest one whose operations have completed to [`RevisionLog::written`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AppendId(pub u64);
 
@@ -115,135 +262,39 @@ pub enum CollectProgress {
     Waiting,
 }
 
+/// Why the log cannot be opened or read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RevLogError {
     Disk(DiskError),
+    /// The bytes there are not those that were written.
     Corrupt {
         file: FileName,
         offset: u64,
         what: &'static str,
     },
+    /// A file that the checkpoint lists is not there.
     Missing {
         file: FileName,
     },
 }
 
 impl fmt::Display for RevLogError {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        unimplemented!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const REMEDY: &str = "restore this member from a peer's snapshot or from a backup";
+        match self {
+            RevLogError::Disk(error) => error.fmt(f),
+            RevLogError::Corrupt { file, offset, what } => {
+                write!(f, "{file}: corrupt at byte {offset}: {what}; {REMEDY}")
+            }
+            RevLogError::Missing { file } => write!(f, "{file}: missing; {REMEDY}"),
+        }
     }
 }
 
 impl std::error::Error for RevLogError {}
 
-pub struct RevisionLog<R> {
-    _reader: R,
-}
-
-#[allow(unused_variables, clippy::needless_pass_by_ref_mut)]
-impl<R: DiskRead> RevisionLog<R> {
-    /// Opens or creates the log in `dir`. `reader` is a second handle of the same disk, kept for reads.
-    pub fn open(
-        disk: &mut impl Disk,
-        reader: R,
-        dir: FileName,
-        opts: RevLogOptions,
-    ) -> Result<(RevisionLog<R>, Recovered), RevLogError> {
-        unimplemented!()
-    }
-
-    /// Emits the write of one batch (no sync: the raft WAL gives durability until the next checkpoint).
-    /// Readable at once. All ops of this log go to one queue, in the order they were emitted.
-    pub fn append(&mut self, batch: &Batch<'_>, ops: &mut Vec<DiskOp>) -> AppendId {
-        unimplemented!()
-    }
-
-    /// The operations of all appends up to and including this one have completed: their memory is released.
-    pub fn written(&mut self, up_to: AppendId) {
-        unimplemented!()
-    }
-
-    pub fn table(&self, table: Table) -> &BTreeMap<Bytes, Bytes> {
-        unimplemented!()
-    }
-
-    pub fn applied_index(&self) -> u64 {
-        unimplemented!()
-    }
-
-    pub fn term(&self) -> u64 {
-        unimplemented!()
-    }
-
-    pub fn last_main(&self) -> i64 {
-        unimplemented!()
-    }
-
-    /// `Ok(None)`: never written, or dead. The flag is `tombstone`. Checksummed before it is returned.
-    pub fn read(&self, main: i64, sub: i64) -> Result<Option<(Bytes, bool)>, RevLogError> {
-        unimplemented!()
-    }
-
-    /// Visits live revisions with `from <= (main, sub)` and `main <= to_main`, in order, past the cache.
-    #[allow(clippy::type_complexity)]
-    pub fn scan(
-        &self,
-        from: (i64, i64),
-        to_main: i64,
-        visit: &mut dyn FnMut(i64, i64, bool, &Bytes) -> ControlFlow<()>,
-    ) -> Result<(), RevLogError> {
-        unimplemented!()
-    }
-
-    /// A compaction made this revision unreachable. `false` if it was not there. Not durable by itself: after a
-    /// crash before the next checkpoint it lives again, and replaying the compaction marks it again. Mark in
-    /// ascending order, or do not checkpoint in the middle of a compaction.
-    pub fn mark_dead(&mut self, main: i64, sub: i64) -> bool {
-        unimplemented!()
-    }
-
-    /// One bounded step (reads about `budget_bytes`) of the background collector.
-    pub fn collect(
-        &mut self,
-        budget_bytes: u64,
-        ops: &mut Vec<DiskOp>,
-    ) -> Result<CollectProgress, RevLogError> {
-        unimplemented!()
-    }
-
-    /// The step's operations completed, or (`ok == false`) failed for want of space: the step is given up.
-    pub fn collected(&mut self, ticket: CollectTicket, ok: bool) {
-        unimplemented!()
-    }
-
-    /// Emits a durable checkpoint. `None` while one is under way.
-    pub fn checkpoint(&mut self, ops: &mut Vec<DiskOp>) -> Option<CheckpointTicket> {
-        unimplemented!()
-    }
-
-    /// The checkpoint's operations completed (or not). Returns [`RevisionLog::durable_index`].
-    pub fn checkpointed(&mut self, ticket: CheckpointTicket, ok: bool) -> u64 {
-        unimplemented!()
-    }
-
-    /// Everything up to this applied index survives any crash: the WAL may be purged up to it.
-    pub fn durable_index(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Emits an index image of the state at revision `main` (which must be `last_main`, with all its deaths
-    /// marked). It counts at the next open only together with a checkpoint taken when no further deaths had been
-    /// marked: after a compaction, save the index, then checkpoint.
-    pub fn save_index(&mut self, main: i64, image: Vec<Bytes>, ops: &mut Vec<DiskOp>) {
-        unimplemented!()
-    }
-
-    pub fn size_on_disk(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Bytes of live revisions and tables.
-    pub fn size_in_use(&self) -> u64 {
-        unimplemented!()
+impl From<DiskError> for RevLogError {
+    fn from(error: DiskError) -> RevLogError {
+        RevLogError::Disk(error)
     }
 }

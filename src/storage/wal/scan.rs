@@ -289,7 +289,10 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         let body_at = self.offset + FRAME_HEADER_BYTES;
         if header.len + header.padding > left - FRAME_HEADER_BYTES {
             // An intact record that only lacks its padding is torn.
-            if self.intact_record_len()?.is_some_and(|len| len != header.len) {
+            if self
+                .intact_record_len()?
+                .is_some_and(|len| len != header.len)
+            {
                 return Err(self.corrupt("the length of an intact record is damaged"));
             }
             return self.unfinished("a record reaches beyond the end of the file");
@@ -368,12 +371,18 @@ impl<'a, D: DiskRead> Reader<'a, D> {
     fn intact_record_len(&mut self) -> Result<Option<u64>, WalError> {
         let body_at = self.offset + FRAME_HEADER_BYTES;
         let left = self.file_bytes - body_at;
-        let Some(start) = self.bytes(body_at, left.min(32))? else { return Ok(None) };
+        let Some(start) = self.bytes(body_at, left.min(32))? else {
+            return Ok(None);
+        };
         let Some(len) = frame::self_described_len(&start).filter(|len| *len <= left) else {
             return Ok(None);
         };
-        let Some(record) = self.bytes(body_at, len)? else { return Ok(None) };
-        let Some(record) = frame::parse_record(record) else { return Ok(None) };
+        let Some(record) = self.bytes(body_at, len)? else {
+            return Ok(None);
+        };
+        let Some(record) = frame::parse_record(record) else {
+            return Ok(None);
+        };
         Ok((crc32c::crc32c_append(self.crc, &record.data) == record.crc).then_some(len))
     }
 

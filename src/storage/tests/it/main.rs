@@ -1,4 +1,5 @@
 //! Longer tests of the crate's faces: everything runs on `MemDisk`.
 
+mod revlog;
 mod support;
 mod wal;

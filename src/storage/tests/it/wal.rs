@@ -388,7 +388,10 @@ fn a_flipped_bit_is_reported_with_file_and_offset() {
     let (mut reported, mut silent) = (0, Vec::new());
     let bytes = disk.read_at(&first_file(), 0, 4096).unwrap();
     for at in 0..written.unwrap() * 8 {
-        let (byte, is_type) = (at / 8, at / 8 % 8 == 1 && bytes[at as usize / 8 - 1] == 0x08);
+        let (byte, is_type) = (
+            at / 8,
+            at / 8 % 8 == 1 && bytes[at as usize / 8 - 1] == 0x08,
+        );
         if is_type && matches!(bytes[byte as usize], 2 | 3) {
             continue;
         }
@@ -415,7 +418,10 @@ fn a_flipped_bit_is_reported_with_file_and_offset() {
         }
     }
     assert!(reported > 2000, "{reported}");
-    assert!(silent.is_empty(), "flips that lost records without a word: {silent:?}");
+    assert!(
+        silent.is_empty(),
+        "flips that lost records without a word: {silent:?}"
+    );
 }
 
 #[test]
