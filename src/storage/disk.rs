@@ -53,9 +53,17 @@ pub enum DiskOp {
     /// Makes an empty file, or cuts an existing one to nothing.
     Create { file: FileName },
     /// Writes at an offset of an existing file; the file grows when needed, a gap reads as zeros.
-    Write { file: FileName, offset: u64, data: Bytes },
+    Write {
+        file: FileName,
+        offset: u64,
+        data: Bytes,
+    },
     /// Writes `len` zero bytes: space that is really there, so that a later write and sync need no allocation.
-    Zero { file: FileName, offset: u64, len: u64 },
+    Zero {
+        file: FileName,
+        offset: u64,
+        len: u64,
+    },
     /// Cuts or extends (with zeros) the file.
     SetLen { file: FileName, len: u64 },
     /// Makes the file's bytes and length durable (fdatasync).
@@ -108,7 +116,11 @@ pub enum DiskError {
     /// Another process holds the data directory.
     Locked { file: FileName },
     /// Anything else the system reported.
-    Io { file: FileName, action: &'static str, reason: String },
+    Io {
+        file: FileName,
+        action: &'static str,
+        reason: String,
+    },
     /// An earlier sync or write failed; nothing is attempted any more (what a failed sync left is unknown).
     Latched,
 }
@@ -119,7 +131,11 @@ impl fmt::Display for DiskError {
             DiskError::NoSpace { file } => write!(f, "{file}: no space left on device"),
             DiskError::NotFound { file } => write!(f, "{file}: no such file or directory"),
             DiskError::Locked { file } => write!(f, "{file}: locked by another process"),
-            DiskError::Io { file, action, reason } => write!(f, "{action} {file}: {reason}"),
+            DiskError::Io {
+                file,
+                action,
+                reason,
+            } => write!(f, "{action} {file}: {reason}"),
             DiskError::Latched => f.write_str("disk stopped after an earlier failure"),
         }
     }

@@ -1,0 +1,561 @@
+//! What a disk holds: a tree of names and the bytes of files, each as everybody sees it now (`live`) and as it would
+//! be found after a power loss that takes everything unsynced (`durable`), with the changes in between.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::rng::Rng;
+use crate::disk::{DiskError, DiskOp, FileName};
+
+/// The unit in which a device keeps or loses what was written.
+const SECTOR: u64 = 512;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Node {
+    Dir(u64),
+    File(u64),
+}
+
+type Names = BTreeMap<u64, BTreeMap<String, Node>>;
+
+/// A change of names that no directory sync has covered yet.
+#[derive(Clone, Debug)]
+enum NameChange {
+    Link {
+        dir: u64,
+        name: String,
+        node: Node,
+    },
+    Unlink {
+        dir: u64,
+        name: String,
+    },
+    /// Atomic: both halves happen or neither.
+    Move {
+        from: (u64, String),
+        to: (u64, String),
+        node: Node,
+    },
+}
+
+impl NameChange {
+    fn touches(&self, id: u64) -> bool {
+        match self {
+            NameChange::Link { dir, .. } | NameChange::Unlink { dir, .. } => *dir == id,
+            NameChange::Move { from, to, .. } => from.0 == id || to.0 == id,
+        }
+    }
+
+    fn apply(&self, names: &mut Names) {
+        match self {
+            NameChange::Link { dir, name, node } => {
+                names.entry(*dir).or_default().insert(name.clone(), *node);
+            }
+            NameChange::Unlink { dir, name } => {
+                names.entry(*dir).or_default().remove(name);
+            }
+            NameChange::Move { from, to, node } => {
+                names.entry(from.0).or_default().remove(&from.1);
+                names.entry(to.0).or_default().insert(to.1.clone(), *node);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum DataChange {
+    Write { offset: u64, data: Bytes },
+    Zero { offset: u64, len: u64 },
+    SetLen(u64),
+}
+
+impl DataChange {
+    fn span(&self) -> (u64, u64) {
+        match self {
+            DataChange::Write { offset, data } => (*offset, data.len() as u64),
+            DataChange::Zero { offset, len } => (*offset, *len),
+            DataChange::SetLen(_) => (0, 0),
+        }
+    }
+
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let (offset, len) = self.span();
+        match self {
+            DataChange::SetLen(len) => bytes.resize(*len as usize, 0),
+            _ => self.apply_part(bytes, offset, offset + len),
+        }
+    }
+
+    /// Applies what falls into `from..to`.
+    fn apply_part(&self, bytes: &mut Vec<u8>, from: u64, to: u64) {
+        let (offset, len) = self.span();
+        let (from, to) = (from.max(offset), to.min(offset + len));
+        if from >= to {
+            return;
+        }
+        if bytes.len() < to as usize {
+            bytes.resize(to as usize, 0);
+        }
+        let target = &mut bytes[from as usize..to as usize];
+        match self {
+            DataChange::Write { data, .. } => {
+                target.copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
+            }
+            DataChange::Zero { .. } => target.fill(0),
+            DataChange::SetLen(_) => {}
+        }
+    }
+
+    /// Applies some of the sectors.
+    fn apply_sectors(&self, bytes: &mut Vec<u8>, rng: &mut Rng) {
+        let (offset, len) = self.span();
+        let mut from = offset;
+        while from < offset + len {
+            let to = (from / SECTOR + 1) * SECTOR;
+            if rng.chance(1, 2) {
+                self.apply_part(bytes, from, to);
+            }
+            from = to;
+        }
+        // The length may have reached the disk without the data.
+        if rng.chance(1, 2) && (bytes.len() as u64) < offset + len {
+            bytes.resize((offset + len) as usize, 0);
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct FileBytes {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<DataChange>,
+    /// When the newest pending change was made, to find the last write of the whole disk.
+    touched: u64,
+}
+
+/// Which pending changes a crash image keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Keep {
+    /// Nothing, or everything.
+    None,
+    All,
+    /// Everything, but of the last write only the first `n` bytes.
+    LastTorn(u64),
+    /// Only the last write, or its first `n` bytes.
+    OnlyLast(u64),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    live: Names,
+    durable: Names,
+    pending: Vec<NameChange>,
+    files: BTreeMap<u64, FileBytes>,
+    next_id: u64,
+    clock: u64,
+    /// Sum of the live lengths of files that have a name.
+    pub(super) used: u64,
+}
+
+const ROOT: u64 = 0;
+
+impl Tree {
+    pub(super) fn new() -> Tree {
+        let names = BTreeMap::from([(ROOT, BTreeMap::new())]);
+        Tree {
+            live: names.clone(),
+            durable: names,
+            pending: Vec::new(),
+            files: BTreeMap::new(),
+            next_id: ROOT + 1,
+            clock: 0,
+            used: 0,
+        }
+    }
+
+    fn node(&self, path: &str) -> Option<Node> {
+        let mut at = Node::Dir(ROOT);
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let Node::Dir(dir) = at else { return None };
+            at = *self.live.get(&dir)?.get(part)?;
+        }
+        Some(at)
+    }
+
+    fn file(&self, file: &FileName) -> Result<u64, DiskError> {
+        match self.node(file.as_str()) {
+            Some(Node::File(id)) => Ok(id),
+            _ => Err(DiskError::NotFound { file: file.clone() }),
+        }
+    }
+
+    /// The directory a path is in, and its last part.
+    fn parent(&self, file: &FileName) -> Result<(u64, String), DiskError> {
+        let path = file.as_str();
+        let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+        match self.node(dir) {
+            Some(Node::Dir(id)) => Ok((id, file.base().to_string())),
+            _ => Err(DiskError::NotFound {
+                file: FileName::new(dir),
+            }),
+        }
+    }
+
+    fn rename_node(&mut self, change: NameChange) {
+        change.apply(&mut self.live);
+        self.pending.push(change);
+        self.count_used();
+    }
+
+    fn count_used(&mut self) {
+        let mut used = 0;
+        let mut dirs = vec![ROOT];
+        while let Some(dir) = dirs.pop() {
+            for node in self
+                .live
+                .get(&dir)
+                .into_iter()
+                .flat_map(|names| names.values())
+            {
+                match node {
+                    Node::Dir(id) => dirs.push(*id),
+                    Node::File(id) => used += self.files[id].live.len() as u64,
+                }
+            }
+        }
+        self.used = used;
+    }
+
+    fn change(&mut self, id: u64, change: DataChange) {
+        self.clock += 1;
+        let file = self.files.get_mut(&id).expect("a named file has bytes");
+        let before = file.live.len() as u64;
+        change.apply(&mut file.live);
+        self.used = self.used + file.live.len() as u64 - before;
+        file.pending.push(change);
+        file.touched = self.clock;
+    }
+
+    pub(super) fn list(&self, dir: &FileName) -> Vec<String> {
+        match self.node(dir.as_str()) {
+            Some(Node::Dir(id)) => self.live[&id].keys().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn bytes(&self, file: &FileName) -> Option<&[u8]> {
+        self.file(file)
+            .ok()
+            .map(|id| self.files[&id].live.as_slice())
+    }
+
+    pub(super) fn flip_bit(&mut self, file: &FileName, offset: u64, bit: u8) -> bool {
+        let Ok(id) = self.file(file) else {
+            return false;
+        };
+        let bytes = self.files.get_mut(&id).expect("a named file has bytes");
+        let mut flipped = false;
+        for copy in [&mut bytes.live, &mut bytes.durable] {
+            if let Some(byte) = copy.get_mut(offset as usize) {
+                *byte ^= 1 << (bit & 7);
+                flipped = true;
+            }
+        }
+        flipped
+    }
+
+    /// Runs one operation. `room` is how many bytes files may still grow.
+    pub(super) fn run(&mut self, op: &DiskOp, room: u64) -> Result<(), DiskError> {
+        match op {
+            DiskOp::MakeDir { dir } => self.make_dir(dir),
+            DiskOp::Create { file } => self.create(file),
+            DiskOp::Write { file, offset, data } => {
+                let id = self.file(file)?;
+                let fits = self.fitting(id, *offset, data.len() as u64, room);
+                // A full disk takes what fits: a short write.
+                let data = data.slice(..fits as usize);
+                let short = fits < data.len() as u64 || fits < op_len(op);
+                self.change(
+                    id,
+                    DataChange::Write {
+                        offset: *offset,
+                        data,
+                    },
+                );
+                if short {
+                    Err(DiskError::NoSpace { file: file.clone() })
+                } else {
+                    Ok(())
+                }
+            }
+            DiskOp::Zero { file, offset, len } => {
+                let id = self.file(file)?;
+                let fits = self.fitting(id, *offset, *len, room);
+                self.change(
+                    id,
+                    DataChange::Zero {
+                        offset: *offset,
+                        len: fits,
+                    },
+                );
+                if fits < *len {
+                    Err(DiskError::NoSpace { file: file.clone() })
+                } else {
+                    Ok(())
+                }
+            }
+            DiskOp::SetLen { file, len } => {
+                let id = self.file(file)?;
+                if *len > (self.files[&id].live.len() as u64).saturating_add(room) {
+                    return Err(DiskError::NoSpace { file: file.clone() });
+                }
+                self.change(id, DataChange::SetLen(*len));
+                Ok(())
+            }
+            DiskOp::Sync { file } => {
+                let id = self.file(file)?;
+                self.sync(id);
+                Ok(())
+            }
+            DiskOp::Rename { from, to } => self.rename(from, to),
+            DiskOp::Remove { file } => self.remove(file),
+            DiskOp::SyncDir { dir } => {
+                let Some(Node::Dir(id)) = self.node(dir.as_str()) else {
+                    return Err(DiskError::NotFound { file: dir.clone() });
+                };
+                self.sync_dir(id);
+                Ok(())
+            }
+            DiskOp::Close { .. } => Ok(()),
+        }
+    }
+
+    fn fitting(&self, id: u64, offset: u64, len: u64, room: u64) -> u64 {
+        let most = self.files[&id].live.len() as u64;
+        len.min((most.saturating_add(room)).saturating_sub(offset))
+    }
+
+    fn make_dir(&mut self, dir: &FileName) -> Result<(), DiskError> {
+        let mut at = ROOT;
+        for part in dir.as_str().split('/').filter(|part| !part.is_empty()) {
+            at = match self.live[&at].get(part) {
+                Some(Node::Dir(id)) => *id,
+                Some(Node::File(_)) => {
+                    return Err(io(dir, "make directory", "a file has this name"));
+                }
+                None => {
+                    let id = self.next_id;
+                    self.next_id += 1;
+                    self.live.insert(id, BTreeMap::new());
+                    self.durable.insert(id, BTreeMap::new());
+                    let node = Node::Dir(id);
+                    self.rename_node(NameChange::Link {
+                        dir: at,
+                        name: part.to_string(),
+                        node,
+                    });
+                    id
+                }
+            };
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, file: &FileName) -> Result<(), DiskError> {
+        let (dir, name) = self.parent(file)?;
+        match self.live[&dir].get(&name) {
+            Some(Node::File(id)) => {
+                let id = *id;
+                self.change(id, DataChange::SetLen(0));
+            }
+            Some(Node::Dir(_)) => return Err(io(file, "create", "is a directory")),
+            None => {
+                let id = self.next_id;
+                self.next_id += 1;
+                self.files.insert(id, FileBytes::default());
+                self.rename_node(NameChange::Link {
+                    dir,
+                    name,
+                    node: Node::File(id),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
+        let source = self.parent(from)?;
+        let Some(node) = self.live[&source.0].get(&source.1).copied() else {
+            return Err(DiskError::NotFound { file: from.clone() });
+        };
+        let target = self.parent(to)?;
+        match (node, self.live[&target.0].get(&target.1)) {
+            (_, None) | (Node::File(_), Some(Node::File(_))) => {}
+            (Node::Dir(_), Some(Node::Dir(id))) if self.live[id].is_empty() => {}
+            _ => return Err(io(to, "rename onto", "the target is in the way")),
+        }
+        self.rename_node(NameChange::Move {
+            from: source,
+            to: target,
+            node,
+        });
+        Ok(())
+    }
+
+    fn remove(&mut self, file: &FileName) -> Result<(), DiskError> {
+        match self.node(file.as_str()) {
+            None => Ok(()),
+            Some(Node::Dir(_)) => Err(io(file, "remove", "is a directory")),
+            Some(Node::File(_)) => {
+                let (dir, name) = self.parent(file)?;
+                self.rename_node(NameChange::Unlink { dir, name });
+                Ok(())
+            }
+        }
+    }
+
+    fn sync(&mut self, id: u64) {
+        let file = self.files.get_mut(&id).expect("a named file has bytes");
+        for change in std::mem::take(&mut file.pending) {
+            change.apply(&mut file.durable);
+        }
+    }
+
+    fn sync_dir(&mut self, id: u64) {
+        let durable = &mut self.durable;
+        self.pending.retain(|change| {
+            let covered = change.touches(id);
+            if covered {
+                change.apply(durable);
+            }
+            !covered
+        });
+    }
+
+    /// A failed sync: what was to be synced is gone, although everybody still sees it.
+    pub(super) fn lose_pending(&mut self, file: &FileName) {
+        if let Ok(id) = self.file(file) {
+            self.files
+                .get_mut(&id)
+                .expect("a named file has bytes")
+                .pending
+                .clear();
+        }
+    }
+
+    /// Bytes of the newest unsynced write of the disk.
+    pub(super) fn last_write_len(&self) -> Option<u64> {
+        let id = self.last_touched()?;
+        self.files[&id].pending.last().map(|change| change.span().1)
+    }
+
+    fn last_touched(&self) -> Option<u64> {
+        let unsynced = self
+            .files
+            .iter()
+            .filter(|(_, file)| !file.pending.is_empty());
+        unsynced
+            .max_by_key(|(_, file)| file.touched)
+            .map(|(id, _)| *id)
+    }
+
+    /// The tree after a power loss, chosen exactly.
+    pub(super) fn crash_exactly(&self, data: Keep, names: bool) -> Tree {
+        let mut after = self.clone();
+        let last = self.last_touched();
+        for (id, file) in &mut after.files {
+            let pending = std::mem::take(&mut file.pending);
+            let count = pending.len();
+            for (at, change) in pending.into_iter().enumerate() {
+                let is_last = last == Some(*id) && at + 1 == count;
+                let (offset, _) = change.span();
+                match data {
+                    Keep::None => {}
+                    Keep::LastTorn(n) | Keep::OnlyLast(n) if is_last => {
+                        change.apply_part(&mut file.durable, offset, offset + n);
+                    }
+                    Keep::OnlyLast(_) => {}
+                    Keep::All | Keep::LastTorn(_) => change.apply(&mut file.durable),
+                }
+            }
+        }
+        if names {
+            for change in std::mem::take(&mut after.pending) {
+                change.apply(&mut after.durable);
+            }
+        }
+        after.restart_from_durable();
+        after
+    }
+
+    /// The tree after a power loss, chosen by seed.
+    pub(super) fn crash(&mut self, rng: &mut Rng) {
+        // Whole-disk moods, so that "nothing was written back" and "everything was" are not rare.
+        let mood = rng.below(6);
+        for file in self.files.values_mut() {
+            let pending = std::mem::take(&mut file.pending);
+            let count = pending.len();
+            for (at, change) in pending.into_iter().enumerate() {
+                let (offset, len) = change.span();
+                match (mood, rng.below(4)) {
+                    (0, _) | (2.., 0) => {}
+                    (1, _) | (2.., 1) => change.apply(&mut file.durable),
+                    // A device tears between sectors. Within one it does not, but a write that was cut short in the
+                    // page cache does, and that can only be the last.
+                    (2.., 2) if at + 1 == count => {
+                        change.apply_part(&mut file.durable, offset, offset + rng.below(len + 1));
+                    }
+                    _ if matches!(change, DataChange::SetLen(_)) => change.apply(&mut file.durable),
+                    _ => change.apply_sectors(&mut file.durable, rng),
+                }
+            }
+        }
+        for change in std::mem::take(&mut self.pending) {
+            if mood == 1 || (mood != 0 && rng.chance(1, 2)) {
+                change.apply(&mut self.durable);
+            }
+        }
+        self.restart_from_durable();
+    }
+
+    fn restart_from_durable(&mut self) {
+        self.live = self.durable.clone();
+        self.pending.clear();
+        let mut reached = Vec::new();
+        let mut dirs = vec![ROOT];
+        while let Some(dir) = dirs.pop() {
+            for node in self
+                .live
+                .get(&dir)
+                .into_iter()
+                .flat_map(|names| names.values())
+            {
+                match node {
+                    Node::Dir(id) => dirs.push(*id),
+                    Node::File(id) => reached.push(*id),
+                }
+            }
+        }
+        self.files.retain(|id, _| reached.contains(id));
+        for file in self.files.values_mut() {
+            file.live = file.durable.clone();
+        }
+        self.count_used();
+    }
+}
+
+fn op_len(op: &DiskOp) -> u64 {
+    match op {
+        DiskOp::Write { data, .. } => data.len() as u64,
+        _ => 0,
+    }
+}
+
+fn io(file: &FileName, action: &'static str, reason: &str) -> DiskError {
+    DiskError::Io {
+        file: file.clone(),
+        action,
+        reason: reason.to_string(),
+    }
+}

@@ -1,0 +1,467 @@
+//! The running log: appends, reads, scans, deaths.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::disk::{DiskOp, DiskRead, FileName};
+
+use super::cache::{BLOCK_BYTES, BlockCache};
+use super::checkpoint::{IndexImages, PendingCheckpoint};
+use super::collect::Collecting;
+use super::record::{self, Slot};
+use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentName};
+use super::{AppendId, Batch, RevLogError, RevLogOptions, Table, TableRecord};
+
+/// The revision log. `R` is a handle of the disk for reads.
+///
+/// ```text
+///   segments:  [collected 0..=4] [5 sealed] [6 sealed] [7 active]
+///                                                ^ durable: the checkpoint's position
+///                                                        ^ written: completed writes; read through the cache
+///                                                            ^ bytes: emitted writes; read from `tail`
+/// ```
+///
+/// All operations go to one queue (Bulk), in the order they were emitted. Reads need `&self` only and may run on
+/// several threads.
+pub struct RevisionLog<R> {
+    pub(super) reader: R,
+    pub(super) dir: FileName,
+    pub(super) opts: RevLogOptions,
+    /// By number, without overlap; the last one is active. Revisions ascend through them.
+    pub(super) segments: Vec<Segment>,
+    pub(super) tables: [BTreeMap<Bytes, Bytes>; Table::ALL.len()],
+    pub(super) table_bytes: u64,
+    pub(super) applied_index: u64,
+    pub(super) term: u64,
+    /// Last revision appended, dead or not.
+    pub(super) last: (i64, i64),
+    /// Deaths marked since the log was made.
+    pub(super) deaths: u64,
+    pub(super) next_uid: u64,
+    /// Emitted writes that are not known to have completed, oldest first.
+    tail: VecDeque<Unwritten>,
+    appends: u64,
+    buffer: BytesMut,
+    /// Segments (by uid) with writes that no emitted sync covers.
+    pub(super) dirty: BTreeSet<u64>,
+    cache: Mutex<BlockCache>,
+    /// Applied index of the durable checkpoint, and the segment that was active then.
+    pub(super) durable_index: u64,
+    pub(super) durable_segment: u64,
+    pub(super) checkpoint_bytes: u64,
+    pub(super) pending: Option<PendingCheckpoint>,
+    pub(super) images: IndexImages,
+    pub(super) collecting: Option<Collecting>,
+    /// Files that nothing refers to any more, not even the durable checkpoint.
+    pub(super) garbage: Vec<FileName>,
+    pub(super) tickets: u64,
+}
+
+struct Unwritten {
+    id: u64,
+    uid: u64,
+    offset: u64,
+    bytes: Bytes,
+}
+
+/// Values longer than this are read straight from the file: they would sweep the cache.
+const CACHED_RECORD_BYTES_MAX: usize = 64 << 10;
+
+/// How much a scan reads at a time.
+const SCAN_CHUNK_BYTES: usize = 1 << 20;
+
+impl<R: DiskRead> RevisionLog<R> {
+    pub(super) fn empty(reader: R, dir: FileName, opts: RevLogOptions) -> RevisionLog<R> {
+        assert!(
+            opts.segment_bytes <= 1 << 30,
+            "segments of at most 1 GiB, not {}",
+            opts.segment_bytes
+        );
+        RevisionLog {
+            reader,
+            dir,
+            opts,
+            segments: Vec::new(),
+            tables: Default::default(),
+            table_bytes: 0,
+            applied_index: 0,
+            term: 0,
+            last: (0, -1),
+            deaths: 0,
+            next_uid: 0,
+            tail: VecDeque::new(),
+            appends: 0,
+            buffer: BytesMut::new(),
+            dirty: BTreeSet::new(),
+            cache: Mutex::new(BlockCache::new(opts.cache_bytes)),
+            durable_index: 0,
+            durable_segment: 0,
+            checkpoint_bytes: 0,
+            pending: None,
+            images: IndexImages::default(),
+            collecting: None,
+            garbage: Vec::new(),
+            tickets: 0,
+        }
+    }
+
+    /// Emits the write of one batch; readable at once. Not synced: until the next checkpoint the WAL vouches for it.
+    pub fn append(&mut self, batch: &Batch<'_>, ops: &mut Vec<DiskOp>) -> AppendId {
+        assert!(
+            batch.applied_index >= self.applied_index,
+            "applied index falls from {} to {}",
+            self.applied_index,
+            batch.applied_index
+        );
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if self.active().bytes >= self.opts.segment_bytes {
+            let before = self.active();
+            let (name, chain) = (SegmentName::appended(before.name.last + 1), before.chain);
+            let segment = self.new_segment(name, chain);
+            ops.push(DiskOp::Create {
+                file: segment.file.clone(),
+            });
+            buffer.put_slice(&name.header(chain));
+            self.segments.push(segment);
+        }
+        let mut last = self.last;
+        let active = self
+            .segments
+            .last_mut()
+            .expect("there is an active segment");
+        // The header, if the segment is new, goes out in the same write.
+        let offset = active.bytes - buffer.len() as u64;
+        active.chain =
+            record::encode_batch(batch, active.chain, offset, &mut buffer, &mut |slot| {
+                let revision = slot.revision();
+                assert!(
+                    revision > last,
+                    "revision {revision:?} appended after {last:?}"
+                );
+                last = revision;
+                active.push(slot);
+            });
+        let bytes = buffer.split().freeze();
+        active.bytes = offset + bytes.len() as u64;
+        ops.push(DiskOp::Write {
+            file: active.file.clone(),
+            offset,
+            data: bytes.clone(),
+        });
+        let uid = active.uid;
+        self.buffer = buffer;
+        self.last = last;
+        self.applied_index = batch.applied_index;
+        self.term = batch.term;
+        for change in batch.tables {
+            self.change_table(change.clone());
+        }
+        self.dirty.insert(uid);
+        self.appends += 1;
+        self.tail.push_back(Unwritten {
+            id: self.appends,
+            uid,
+            offset,
+            bytes,
+        });
+        AppendId(self.appends)
+    }
+
+    /// The operations of all appends up to and including this one have completed: their memory is released.
+    pub fn written(&mut self, up_to: AppendId) {
+        while let Some(first) = self.tail.front().filter(|first| first.id <= up_to.0) {
+            let (uid, end) = (first.uid, first.offset + first.bytes.len() as u64);
+            if let Some(segment) = self
+                .segments
+                .iter_mut()
+                .rev()
+                .find(|segment| segment.uid == uid)
+            {
+                segment.written = end;
+            }
+            self.tail.pop_front();
+        }
+    }
+
+    /// Contents of a table.
+    pub fn table(&self, table: Table) -> &BTreeMap<Bytes, Bytes> {
+        &self.tables[table as usize]
+    }
+
+    /// Index and term of the last batch appended.
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index
+    }
+
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Main part of the last revision appended, dead or not; 0 when there was none.
+    pub fn last_main(&self) -> i64 {
+        self.last.0
+    }
+
+    /// Everything up to this applied index survives any crash: the WAL may be purged up to it.
+    pub fn durable_index(&self) -> u64 {
+        self.durable_index
+    }
+
+    /// Live revisions.
+    pub fn live_revisions(&self) -> u64 {
+        self.segments
+            .iter()
+            .map(|segment| segment.live_records)
+            .sum()
+    }
+
+    /// Bytes of all files.
+    pub fn size_on_disk(&self) -> u64 {
+        let collecting = self
+            .collecting
+            .as_ref()
+            .map_or(0, |collecting| collecting.bytes());
+        let segments = self
+            .segments
+            .iter()
+            .map(|segment| segment.bytes)
+            .sum::<u64>();
+        segments + self.checkpoint_bytes + self.images.bytes + collecting
+    }
+
+    /// Bytes of live revisions and tables.
+    pub fn size_in_use(&self) -> u64 {
+        self.table_bytes
+            + self
+                .segments
+                .iter()
+                .map(|segment| segment.live_bytes)
+                .sum::<u64>()
+    }
+
+    /// The value of a revision and whether it is a tombstone. `Ok(None)`: never written, or dead. The checksum is
+    /// verified on every read, cached or not.
+    pub fn read(&self, main: i64, sub: i64) -> Result<Option<(Bytes, bool)>, RevLogError> {
+        let Some(segment) = self.segment_of((main, sub)) else {
+            return Ok(None);
+        };
+        let Some(at) = segment.find((main, sub)) else {
+            return Ok(None);
+        };
+        let slot = &segment.slots[at];
+        let record = self.record(segment, slot)?;
+        let value = self.check(segment, slot, &record)?;
+        Ok(Some((value, slot.is_tombstone())))
+    }
+
+    /// Visits live revisions with `from <= (main, sub)` and `main <= to_main` (inclusive), in order, until `visit`
+    /// breaks. Reads past the cache, in big pieces; values are slices of these, so keep copies, not values, for long.
+    pub fn scan(
+        &self,
+        from: (i64, i64),
+        to_main: i64,
+        visit: &mut dyn FnMut(i64, i64, bool, &Bytes) -> ControlFlow<()>,
+    ) -> Result<(), RevLogError> {
+        let first = self
+            .segments
+            .partition_point(|segment| segment.low < from)
+            .saturating_sub(1);
+        for segment in &self.segments[first..] {
+            let mut chunk = Chunk::default();
+            let at = segment.slots.partition_point(|slot| slot.revision() < from);
+            for slot in segment.slots[at..].iter().filter(|slot| !slot.is_dead()) {
+                let (main, sub) = slot.revision();
+                if main > to_main {
+                    return Ok(());
+                }
+                let record = self.scan_record(segment, slot, &mut chunk)?;
+                let value = self.check(segment, slot, &record)?;
+                if visit(main, sub, slot.is_tombstone(), &value).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A compaction made this revision unreachable; `false` if it was not there. Not durable by itself: after a crash
+    /// before the next checkpoint the revision lives again, and replaying the compaction marks it again. A checkpoint
+    /// taken in the middle of a compaction makes the deaths so far durable: mark in ascending order, as etcd deletes,
+    /// or take no checkpoint before the compaction has been marked to its end.
+    pub fn mark_dead(&mut self, main: i64, sub: i64) -> bool {
+        let at = self
+            .segments
+            .partition_point(|segment| segment.low < (main, sub));
+        let died = at > 0 && self.segments[at - 1].mark_dead((main, sub));
+        self.deaths += u64::from(died);
+        died
+    }
+
+    pub(super) fn active(&self) -> &Segment {
+        self.segments.last().expect("there is an active segment")
+    }
+
+    /// A segment after the ones there are, above the last revision.
+    pub(super) fn new_segment(&mut self, name: SegmentName, chain: u32) -> Segment {
+        self.next_uid += 1;
+        Segment::new(&self.dir, name, self.next_uid, self.last, chain)
+    }
+
+    pub(super) fn change_table(&mut self, change: TableRecord) {
+        let TableRecord { table, key, value } = change;
+        let table = &mut self.tables[table as usize];
+        // The records may be slices of something large.
+        let key_len = key.len();
+        let (added, old) = match value {
+            Some(value) => {
+                let added = key_len + value.len();
+                let value = Bytes::copy_from_slice(&value);
+                (
+                    added,
+                    match table.get_mut(&key) {
+                        Some(place) => Some(std::mem::replace(place, value)),
+                        None => table.insert(Bytes::copy_from_slice(&key), value),
+                    },
+                )
+            }
+            None => (0, table.remove(&key)),
+        };
+        let removed = old.map_or(0, |old| key_len + old.len());
+        self.table_bytes = self.table_bytes + added as u64 - removed as u64;
+    }
+
+    fn segment_of(&self, revision: (i64, i64)) -> Option<&Segment> {
+        let at = self
+            .segments
+            .partition_point(|segment| segment.low < revision);
+        self.segments.get(at.checked_sub(1)?)
+    }
+
+    pub(super) fn check(
+        &self,
+        segment: &Segment,
+        slot: &Slot,
+        record: &Bytes,
+    ) -> Result<Bytes, RevLogError> {
+        record::check_record(slot, record).ok_or_else(|| RevLogError::Corrupt {
+            file: segment.file.clone(),
+            offset: u64::from(slot.offset),
+            what: "damaged revision record",
+        })
+    }
+
+    /// The whole record, unchecked.
+    fn record(&self, segment: &Segment, slot: &Slot) -> Result<Bytes, RevLogError> {
+        let (offset, len) = (u64::from(slot.offset), slot.record_len());
+        if offset >= segment.written {
+            return Ok(self.unwritten(segment, offset, len));
+        }
+        if len > CACHED_RECORD_BYTES_MAX {
+            return self.bytes(segment, offset, len);
+        }
+        let block = offset / BLOCK_BYTES;
+        let start = (offset % BLOCK_BYTES) as usize;
+        if start + len <= BLOCK_BYTES as usize {
+            return Ok(self
+                .block(segment, block, start + len)?
+                .slice(start..start + len));
+        }
+        let mut record = BytesMut::with_capacity(len);
+        let (mut block, mut start) = (block, start);
+        while record.len() < len {
+            let end = (start + len - record.len()).min(BLOCK_BYTES as usize);
+            record.put_slice(&self.block(segment, block, end)?[start..end]);
+            (block, start) = (block + 1, 0);
+        }
+        Ok(record.freeze())
+    }
+
+    /// A block of the written part of a segment, at least its first `len` bytes.
+    fn block(&self, segment: &Segment, block: u64, len: usize) -> Result<Bytes, RevLogError> {
+        let key = (segment.uid, block as u32);
+        let cached = self.cache().block(key, len);
+        if let Some(bytes) = cached {
+            return Ok(bytes);
+        }
+        // Not beyond `written`: what is being written may be read in any state, and must not be kept.
+        let offset = block * BLOCK_BYTES;
+        let available = (segment.written - offset).min(BLOCK_BYTES) as usize;
+        let bytes = self.bytes(segment, offset, available)?;
+        self.cache().keep(key, bytes.clone());
+        Ok(bytes)
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, BlockCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn forget_blocks(&self, uid: u64) {
+        self.cache().forget(uid);
+    }
+
+    fn bytes(&self, segment: &Segment, offset: u64, len: usize) -> Result<Bytes, RevLogError> {
+        let bytes = self.reader.read_at(&segment.file, offset, len)?;
+        if bytes.len() < len {
+            return Err(RevLogError::Corrupt {
+                file: segment.file.clone(),
+                offset: offset + bytes.len() as u64,
+                what: "the file ends before its records",
+            });
+        }
+        Ok(bytes)
+    }
+
+    fn unwritten(&self, segment: &Segment, offset: u64, len: usize) -> Bytes {
+        // Segments fill one after the other, and uids ascend with them.
+        let at = self
+            .tail
+            .partition_point(|write| (write.uid, write.offset) <= (segment.uid, offset));
+        let write = &self.tail[at
+            .checked_sub(1)
+            .expect("what is not written is in the tail")];
+        let start = (offset - write.offset) as usize;
+        write.bytes.slice(start..start + len)
+    }
+
+    /// The whole record, unchecked, from a window that moves forward.
+    pub(super) fn scan_record(
+        &self,
+        segment: &Segment,
+        slot: &Slot,
+        chunk: &mut Chunk,
+    ) -> Result<Bytes, RevLogError> {
+        let (offset, len) = (u64::from(slot.offset), slot.record_len());
+        if offset >= segment.written {
+            return Ok(self.unwritten(segment, offset, len));
+        }
+        let ends = chunk.offset + chunk.bytes.len() as u64;
+        if offset < chunk.offset || offset + len as u64 > ends {
+            let available = usize::try_from(segment.written - offset).unwrap_or(usize::MAX);
+            chunk.bytes = self.bytes(segment, offset, SCAN_CHUNK_BYTES.max(len).min(available))?;
+            chunk.offset = offset;
+        }
+        let start = (offset - chunk.offset) as usize;
+        chunk
+            .bytes
+            .get(start..start + len)
+            .ok_or_else(|| RevLogError::Corrupt {
+                file: segment.file.clone(),
+                offset,
+                what: "a record reaches beyond what was written",
+            })?;
+        Ok(chunk.bytes.slice(start..start + len))
+    }
+}
+
+/// A window on a segment.
+#[derive(Default)]
+pub(super) struct Chunk {
+    offset: u64,
+    bytes: Bytes,
+}
+
+/// A segment is sealed, so to speak, before its first batch: the header counts.
+const _: () = assert!(SEGMENT_HEADER_BYTES < BLOCK_BYTES);

@@ -1,0 +1,259 @@
+//! One segment: its name, its header, and which of its records live where.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::disk::FileName;
+
+use super::record::{SLOT_BYTES, Slot};
+
+pub(super) const SEGMENT_HEADER_BYTES: u64 = 40;
+const MAGIC: [u8; 8] = *b"NORNREV1";
+pub(super) const LIVE_MAGIC: [u8; 8] = *b"NORNLIV1";
+
+/// Which segments' records a file holds, and how often they have been collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SegmentName {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) generation: u32,
+}
+
+impl SegmentName {
+    pub(super) fn appended(number: u64) -> SegmentName {
+        SegmentName {
+            first: number,
+            last: number,
+            generation: 0,
+        }
+    }
+
+    /// Parses the name of a segment file.
+    pub(super) fn parse(name: &str) -> Option<SegmentName> {
+        SegmentName::parse_stem(name.strip_suffix(".seg")?)
+    }
+
+    fn parse_stem(stem: &str) -> Option<SegmentName> {
+        let mut parts = stem.split('-');
+        let mut hex = |len: usize| {
+            let part = parts.next()?;
+            let plain = part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit());
+            plain.then(|| u64::from_str_radix(part, 16).ok()).flatten()
+        };
+        let name = SegmentName {
+            first: hex(16)?,
+            last: hex(16)?,
+            generation: hex(8)? as u32,
+        };
+        (parts.next().is_none() && name.first <= name.last).then_some(name)
+    }
+
+    fn stem(self) -> String {
+        format!(
+            "{:016x}-{:016x}-{:08x}",
+            self.first, self.last, self.generation
+        )
+    }
+
+    pub(super) fn file(self, dir: &FileName) -> FileName {
+        FileName::new(format!("{dir}/{}.seg", self.stem()))
+    }
+
+    pub(super) fn live_file(self, dir: &FileName, version: u32) -> FileName {
+        FileName::new(format!("{dir}/{}.{version:08x}.live", self.stem()))
+    }
+
+    /// Whether this file replaces `other`.
+    pub(super) fn supersedes(self, other: SegmentName) -> bool {
+        self.first <= other.first && other.last <= self.last && self.generation > other.generation
+    }
+
+    pub(super) fn header(self, chain: u32) -> Bytes {
+        let mut header = BytesMut::with_capacity(SEGMENT_HEADER_BYTES as usize);
+        header.put_slice(&MAGIC);
+        header.put_u64_le(self.first);
+        header.put_u64_le(self.last);
+        header.put_u32_le(self.generation);
+        header.put_u32_le(chain);
+        header.put_u32_le(crc32c::crc32c(&header));
+        header.put_u32_le(0);
+        header.freeze()
+    }
+}
+
+/// No `.live` file has been written.
+pub(super) const NO_VERSION: u32 = u32::MAX;
+
+pub(super) struct Segment {
+    pub(super) name: SegmentName,
+    pub(super) file: FileName,
+    /// Names this file among all that were open in this run.
+    pub(super) uid: u64,
+    /// Length with everything that has been emitted, and with what is known to be written.
+    pub(super) bytes: u64,
+    pub(super) written: u64,
+    /// Chain value at the beginning and at `bytes`; of appended segments.
+    pub(super) chain: u32,
+    /// Last revision before this segment: all here are above.
+    pub(super) low: (i64, i64),
+    /// By revision. The dead ones among them are dropped when the next `.live` file is written.
+    pub(super) slots: Vec<Slot>,
+    pub(super) live_records: u64,
+    pub(super) live_bytes: u64,
+    /// Deaths marked here, ever; those in the newest `.live` file; those in the durable checkpoint.
+    pub(super) deaths: u64,
+    pub(super) deaths_saved: u64,
+    pub(super) deaths_durable: u64,
+    /// Version of the `.live` file in the durable checkpoint, and of the newest one emitted.
+    pub(super) live_version: u32,
+    pub(super) live_version_emitted: u32,
+    /// How many bytes of the segment the newest `.live` file speaks of.
+    pub(super) live_covers: u64,
+    /// Live records in the durable checkpoint; `None` before the first one that lists this segment as sealed.
+    pub(super) live_durable: Option<u64>,
+    /// A damaged record was met while collecting: leave it alone.
+    pub(super) spoilt: bool,
+}
+
+impl Segment {
+    pub(super) fn new(
+        dir: &FileName,
+        name: SegmentName,
+        uid: u64,
+        low: (i64, i64),
+        chain: u32,
+    ) -> Segment {
+        Segment {
+            name,
+            file: name.file(dir),
+            uid,
+            bytes: SEGMENT_HEADER_BYTES,
+            written: SEGMENT_HEADER_BYTES,
+            chain,
+            low,
+            slots: Vec::new(),
+            live_records: 0,
+            live_bytes: 0,
+            deaths: 0,
+            deaths_saved: 0,
+            deaths_durable: 0,
+            live_version: NO_VERSION,
+            live_version_emitted: NO_VERSION,
+            live_covers: 0,
+            live_durable: None,
+            spoilt: false,
+        }
+    }
+
+    pub(super) fn push(&mut self, slot: Slot) {
+        self.live_records += 1;
+        self.live_bytes += slot.record_len() as u64;
+        self.slots.push(slot);
+    }
+
+    pub(super) fn find(&self, revision: (i64, i64)) -> Option<usize> {
+        let at = self
+            .slots
+            .binary_search_by_key(&revision, Slot::revision)
+            .ok()?;
+        (!self.slots[at].is_dead()).then_some(at)
+    }
+
+    pub(super) fn mark_dead(&mut self, revision: (i64, i64)) -> bool {
+        let Some(at) = self.find(revision) else {
+            return false;
+        };
+        let slot = &mut self.slots[at];
+        slot.die();
+        self.deaths += 1;
+        self.live_records -= 1;
+        self.live_bytes -= slot.record_len() as u64;
+        true
+    }
+
+    /// Body of a `.live` file about what the segment holds now.
+    pub(super) fn live_body(&mut self, version: u32) -> Bytes {
+        self.slots.retain(|slot| !slot.is_dead());
+        self.slots.shrink_to(self.slots.len() * 5 / 4);
+        let mut body = BytesMut::with_capacity(40 + SLOT_BYTES * self.slots.len());
+        body.put_u64_le(self.name.first);
+        body.put_u64_le(self.name.last);
+        body.put_u32_le(self.name.generation);
+        body.put_u32_le(version);
+        body.put_u64_le(self.bytes);
+        body.put_u32_le(self.chain);
+        body.put_u32_le(self.slots.len() as u32);
+        self.slots.iter().for_each(|slot| slot.encode(&mut body));
+        body.freeze()
+    }
+
+    /// Takes over what a `.live` file says; `None` if it is about something else.
+    pub(super) fn load_live(&mut self, version: u32, mut body: Bytes) -> Option<()> {
+        use bytes::Buf;
+        if body.len() < 40 {
+            return None;
+        }
+        let name = SegmentName {
+            first: body.get_u64_le(),
+            last: body.get_u64_le(),
+            generation: body.get_u32_le(),
+        };
+        let found = body.get_u32_le();
+        let (covers, chain, count) = (body.get_u64_le(), body.get_u32_le(), body.get_u32_le());
+        if name != self.name || found != version || body.len() != count as usize * SLOT_BYTES {
+            return None;
+        }
+        self.slots.reserve_exact(count as usize);
+        let mut before = self.low;
+        for _ in 0..count {
+            let slot = Slot::decode(&mut body);
+            let end = u64::from(slot.offset) + slot.record_len() as u64;
+            if slot.revision() <= before || end > covers {
+                return None;
+            }
+            before = slot.revision();
+            self.push(slot);
+        }
+        self.chain = chain;
+        self.bytes = covers;
+        self.written = covers;
+        self.live_covers = covers;
+        self.live_version = version;
+        self.live_version_emitted = version;
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_nothing_else_parses() {
+        let name = SegmentName {
+            first: 3,
+            last: 0x1f,
+            generation: 2,
+        };
+        let file = name.file(&FileName::new("norn"));
+        assert_eq!(
+            file.as_str(),
+            "norn/0000000000000003-000000000000001f-00000002.seg"
+        );
+        assert_eq!(SegmentName::parse(file.base()), Some(name));
+        assert_eq!(
+            SegmentName::parse("0000000000000003-0000000000000002-00000002.seg"),
+            None
+        );
+        assert_eq!(SegmentName::parse("checkpoint"), None);
+        assert!(name.supersedes(SegmentName {
+            first: 4,
+            last: 4,
+            generation: 1
+        }));
+        assert!(!name.supersedes(SegmentName {
+            first: 4,
+            last: 0x20,
+            generation: 1
+        }));
+    }
+}

@@ -1,0 +1,6 @@
+//! Longer tests of the crate's faces: everything runs on `MemDisk`.
+
+mod bolt;
+mod revlog;
+mod support;
+mod wal;

@@ -1,0 +1,486 @@
+//! The running WAL: what to write where, as operations for somebody else to run.
+
+use bytes::Bytes;
+
+use crate::disk::{Disk, DiskOp, DiskRead, FileName};
+
+use super::frame::{self, Encoder};
+use super::scan::{self, Collector, Record, RecordKind, Tail};
+use super::segment::{self, SegmentName};
+use super::{Replay, Save, WalError, WalOptions, WalPosition, WalSnapshot, WalState};
+
+/// An open WAL.
+///
+/// ```text
+///   segments: [released ..][held .....................][tail]   spare
+///              purge may    may be needed by a restart   ^ offset: where the next record goes
+///              remove       from `release_to`'s index
+/// ```
+///
+/// The operations of `append` go to the Log queue, those of `prepare` and `purge` to the Bulk queue, each in the order
+/// they were emitted. Operations that failed for want of space are submitted again, unchanged.
+pub struct Wal {
+    dir: FileName,
+    opts: WalOptions,
+    metadata: Bytes,
+    /// The last state written, repeated at the head of every segment.
+    state: Option<WalState>,
+    encoder: Encoder,
+    /// By sequence, never empty; the last one is the tail.
+    segments: Vec<SegmentName>,
+    /// So many of the oldest segments are released.
+    released: usize,
+    offset: u64,
+    last_index: u64,
+    spare: Spare,
+    /// Numbers the `.tmp` names: one that is being renamed in one queue must not be created anew in the other.
+    spares: u64,
+}
+
+enum Spare {
+    Absent,
+    /// Its making failed; the next attempt takes the same name and empties what this one left.
+    Failed(FileName),
+    /// Emitted by `prepare`, not acknowledged.
+    Preparing(FileName),
+    /// Zeroed through and synced.
+    Ready(FileName),
+}
+
+/// A single zeroing must not hold up the queue for long.
+const ZERO_CHUNK_BYTES: u64 = 4 << 20;
+
+const COPY_CHUNK_BYTES: usize = 1 << 20;
+
+impl Wal {
+    /// Whether there is any segment.
+    pub fn exists(disk: &impl DiskRead, dir: &FileName) -> Result<bool, WalError> {
+        Ok(disk.list(dir)?.iter().any(|name| name.ends_with(".wal")))
+    }
+
+    /// Makes a WAL that holds `metadata` and the empty snapshot. Whole or absent after a crash: it is built in
+    /// `<dir>.tmp`, which then gets its name.
+    pub fn create(
+        disk: &mut impl Disk,
+        dir: FileName,
+        metadata: Bytes,
+        opts: WalOptions,
+    ) -> Result<Wal, WalError> {
+        if Wal::exists(disk, &dir)? {
+            return Err(WalError::Exists { dir });
+        }
+        let tmp = FileName::new(format!("{dir}.tmp"));
+        for name in disk.list(&tmp)? {
+            disk.execute(&DiskOp::Remove {
+                file: FileName::new(format!("{tmp}/{name}")),
+            })?;
+        }
+        // What stands in the target would be in the way of the rename; only leftovers of etcd's own can.
+        for name in disk.list(&dir)? {
+            disk.execute(&DiskOp::Remove {
+                file: FileName::new(format!("{dir}/{name}")),
+            })?;
+        }
+
+        let name = SegmentName {
+            sequence: 0,
+            index: 0,
+        };
+        let mut encoder = Encoder::new(0);
+        encoder.crc_record();
+        encoder.record(RecordKind::Metadata, &metadata);
+        encoder.snapshot(&WalSnapshot {
+            index: 0,
+            term: 0,
+            conf_state: Bytes::new(),
+        });
+        let head = encoder.take();
+        let offset = head.len() as u64;
+
+        let file = name.file(&tmp);
+        let mut ops = vec![
+            DiskOp::MakeDir { dir: tmp.clone() },
+            DiskOp::Create { file: file.clone() },
+        ];
+        zero(&file, 0, opts.segment_bytes, &mut ops);
+        ops.push(DiskOp::Write {
+            file: file.clone(),
+            offset: 0,
+            data: head,
+        });
+        ops.push(DiskOp::Sync { file: file.clone() });
+        ops.push(DiskOp::SyncDir { dir: tmp.clone() });
+        ops.push(DiskOp::Close { file });
+        ops.push(DiskOp::Rename {
+            from: tmp,
+            to: dir.clone(),
+        });
+        ops.push(DiskOp::SyncDir { dir: parent(&dir) });
+        for op in &ops {
+            disk.execute(op)?;
+        }
+        Ok(Wal {
+            dir,
+            opts,
+            metadata,
+            state: None,
+            encoder,
+            segments: vec![name],
+            released: 0,
+            offset,
+            last_index: 0,
+            spare: Spare::Absent,
+            spares: 0,
+        })
+    }
+
+    /// Opens for appending and replays what comes after `start`. A torn tail is set aside and cut off.
+    pub fn open(
+        disk: &mut impl Disk,
+        dir: FileName,
+        start: WalPosition,
+        opts: WalOptions,
+    ) -> Result<(Wal, Replay), WalError> {
+        for name in disk
+            .list(&dir)?
+            .iter()
+            .filter(|name| name.ends_with(".tmp"))
+        {
+            disk.execute(&DiskOp::Remove {
+                file: FileName::new(format!("{dir}/{name}")),
+            })?;
+        }
+        let segments = segment::list(disk, &dir)?;
+        let first = segment::covering(&segments, &dir, start.index)?;
+        let mut collector = Collector::new(start);
+        let tail = scan::scan(disk, &dir, &segments[first..], &mut |record| {
+            collector.take(record)
+        })?;
+        let last_index = collector.last_index.max(start.index);
+        let replay = collector.finish(&tail)?;
+        if let Some(repair) = &replay.repaired {
+            copy(disk, &repair.file, &repair.copy)?;
+        }
+        let mut wal = Wal {
+            dir,
+            opts,
+            metadata: replay.metadata.clone(),
+            state: replay.state,
+            encoder: Encoder::new(tail.crc),
+            segments,
+            released: first,
+            offset: tail.offset,
+            last_index,
+            spare: Spare::Absent,
+            spares: 0,
+        };
+        wal.settle_tail(disk, &tail)?;
+        Ok((wal, replay))
+    }
+
+    /// Makes durable what was read, and zero what follows it.
+    fn settle_tail(&mut self, disk: &mut impl Disk, tail: &Tail) -> Result<(), WalError> {
+        let file = tail.file.clone();
+        let mut ops = Vec::new();
+        if !tail.saw_metadata {
+            // Later starts may begin with this file: it needs its head.
+            self.encoder.crc = tail.crc_at_start;
+            self.offset = 0;
+        }
+        let clean =
+            tail.torn.is_none() && tail.file_bytes >= self.opts.segment_bytes && tail.saw_metadata;
+        if !clean || !scan::is_zero(disk, &file, self.offset, tail.file_bytes)? {
+            ops.push(DiskOp::SetLen {
+                file: file.clone(),
+                len: self.offset,
+            });
+            zero(&file, self.offset, self.opts.segment_bytes, &mut ops);
+        }
+        if !tail.saw_metadata {
+            self.head();
+            let data = self.encoder.take();
+            self.offset = data.len() as u64;
+            ops.push(DiskOp::Write {
+                file: file.clone(),
+                offset: 0,
+                data,
+            });
+        }
+        ops.push(DiskOp::Sync { file });
+        ops.push(DiskOp::SyncDir {
+            dir: self.dir.clone(),
+        });
+        for op in &ops {
+            disk.execute(op)?;
+        }
+        Ok(())
+    }
+
+    /// Snapshot records with index <= the last commit, oldest first: the snapshots a start may begin at.
+    pub fn valid_snapshots(
+        disk: &impl DiskRead,
+        dir: &FileName,
+    ) -> Result<Vec<WalSnapshot>, WalError> {
+        let mut snapshots = Vec::new();
+        let mut commit = 0;
+        Wal::records(disk, dir, &mut |record| {
+            match record.kind {
+                RecordKind::Snapshot => {
+                    let snapshot = frame::parse_snapshot(record.data.clone());
+                    snapshots.push(
+                        snapshot.ok_or_else(|| record.corrupt("unreadable snapshot record"))?,
+                    );
+                }
+                RecordKind::State => {
+                    let state = frame::parse_state(record.data.clone());
+                    commit = state
+                        .ok_or_else(|| record.corrupt("unreadable state"))?
+                        .commit;
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        snapshots.retain(|snapshot| snapshot.index <= commit);
+        Ok(snapshots)
+    }
+
+    /// Like [`Wal::open`], but changes nothing.
+    pub fn read_only(
+        disk: &impl DiskRead,
+        dir: &FileName,
+        start: WalPosition,
+    ) -> Result<Replay, WalError> {
+        let segments = segment::list(disk, dir)?;
+        let first = segment::covering(&segments, dir, start.index)?;
+        let mut collector = Collector::new(start);
+        let tail = scan::scan(disk, dir, &segments[first..], &mut |record| {
+            collector.take(record)
+        })?;
+        collector.finish(&tail)
+    }
+
+    /// Every record of every segment, for tools. A torn tail ends it like the end of the file.
+    pub fn records(
+        disk: &impl DiskRead,
+        dir: &FileName,
+        visit: &mut dyn FnMut(Record) -> Result<(), WalError>,
+    ) -> Result<(), WalError> {
+        let segments = segment::list(disk, dir)?;
+        let first = segments.first().map_or(0, |first| first.index);
+        // Checks that no file is missing; the first one covers its own beginning.
+        let _ = segment::covering(&segments[..segments.len().min(1)], dir, first)?;
+        scan::scan(disk, dir, &segments, visit).map(|_| ())
+    }
+
+    /// Emits one write, and a sync if it is asked for or the segment has become full (then also the new segment).
+    pub fn append(&mut self, save: &Save<'_>, ops: &mut Vec<DiskOp>) {
+        if let Some(snapshot) = &save.snapshot {
+            self.encoder.snapshot(snapshot);
+            self.last_index = self.last_index.max(snapshot.index);
+        }
+        for entry in save.entries {
+            self.encoder.record(RecordKind::Entry, &entry.data);
+            self.last_index = entry.index;
+        }
+        if let Some(state) = save.state {
+            self.encoder.state(&state);
+            self.state = Some(state);
+        }
+        let data = self.encoder.take();
+        let file = self.tail();
+        if !data.is_empty() {
+            let len = data.len() as u64;
+            ops.push(DiskOp::Write {
+                file: file.clone(),
+                offset: self.offset,
+                data,
+            });
+            self.offset += len;
+        }
+        if self.offset >= self.opts.segment_bytes {
+            self.cut(ops);
+        } else if save.sync {
+            ops.push(DiskOp::Sync { file });
+        }
+    }
+
+    fn cut(&mut self, ops: &mut Vec<DiskOp>) {
+        let old = self.tail();
+        ops.push(DiskOp::SetLen {
+            file: old.clone(),
+            len: self.offset,
+        });
+        ops.push(DiskOp::Sync { file: old.clone() });
+        let sequence = self.segments.last().expect("there is a tail").sequence + 1;
+        let name = SegmentName {
+            sequence,
+            index: self.last_index + 1,
+        };
+        let tmp = match std::mem::replace(&mut self.spare, Spare::Absent) {
+            Spare::Ready(tmp) => tmp,
+            other => {
+                self.spare = other;
+                let tmp = self.next_spare();
+                ops.push(DiskOp::Create { file: tmp.clone() });
+                tmp
+            }
+        };
+        self.head();
+        let head = self.encoder.take();
+        self.offset = head.len() as u64;
+        ops.push(DiskOp::Write {
+            file: tmp.clone(),
+            offset: 0,
+            data: head,
+        });
+        ops.push(DiskOp::Sync { file: tmp.clone() });
+        ops.push(DiskOp::Rename {
+            from: tmp,
+            to: name.file(&self.dir),
+        });
+        ops.push(DiskOp::SyncDir {
+            dir: self.dir.clone(),
+        });
+        ops.push(DiskOp::Close { file: old });
+        self.segments.push(name);
+    }
+
+    /// Encodes what stands at the beginning of every segment but the first.
+    fn head(&mut self) {
+        self.encoder.crc_record();
+        self.encoder.record(RecordKind::Metadata, &self.metadata);
+        if let Some(state) = self.state {
+            self.encoder.state(&state);
+        }
+    }
+
+    /// Emits the making of the next segment; false when there is one, or one is being made.
+    pub fn prepare(&mut self, ops: &mut Vec<DiskOp>) -> bool {
+        let file = match std::mem::replace(&mut self.spare, Spare::Absent) {
+            Spare::Absent => self.next_spare(),
+            Spare::Failed(file) => file,
+            other => {
+                self.spare = other;
+                return false;
+            }
+        };
+        ops.push(DiskOp::Create { file: file.clone() });
+        zero(&file, 0, self.opts.segment_bytes, ops);
+        ops.push(DiskOp::Sync { file: file.clone() });
+        self.spare = Spare::Preparing(file);
+        true
+    }
+
+    /// The operations of [`Wal::prepare`] completed; `ok == false`: they failed, and may be asked for anew.
+    pub fn prepared(&mut self, ok: bool) {
+        self.spare = match std::mem::replace(&mut self.spare, Spare::Absent) {
+            Spare::Preparing(file) if ok => Spare::Ready(file),
+            Spare::Preparing(file) => Spare::Failed(file),
+            other => other,
+        };
+    }
+
+    /// Entries up to `index` are not needed any more: the segments before the one that may hold it are released.
+    pub fn release_to(&mut self, index: u64) {
+        let held = &self.segments[self.released..];
+        let keep = match held.iter().position(|segment| segment.index >= index) {
+            Some(at) => at.saturating_sub(1),
+            None => held.len() - 1,
+        };
+        self.released += keep;
+    }
+
+    /// Emits the removal of released segments beyond the newest `max_wals` (0: keep all).
+    pub fn purge(&mut self, max_wals: usize, ops: &mut Vec<DiskOp>) {
+        if max_wals == 0 {
+            return;
+        }
+        let count = self
+            .segments
+            .len()
+            .saturating_sub(max_wals)
+            .min(self.released);
+        if count == 0 {
+            return;
+        }
+        self.released -= count;
+        // Oldest first: a crash in between must leave a gapless rest.
+        for segment in self.segments.drain(..count) {
+            ops.push(DiskOp::Remove {
+                file: segment.file(&self.dir),
+            });
+        }
+        ops.push(DiskOp::SyncDir {
+            dir: self.dir.clone(),
+        });
+    }
+
+    /// The metadata that every segment repeats.
+    pub fn metadata(&self) -> &Bytes {
+        &self.metadata
+    }
+
+    /// Index of the entry or snapshot written last.
+    pub fn last_index(&self) -> u64 {
+        self.last_index
+    }
+
+    /// Number of segments that are not purged, tail included.
+    pub fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    fn tail(&self) -> FileName {
+        self.segments
+            .last()
+            .expect("there is a tail")
+            .file(&self.dir)
+    }
+
+    fn next_spare(&mut self) -> FileName {
+        self.spares += 1;
+        FileName::new(format!("{}/{}.tmp", self.dir, self.spares - 1))
+    }
+}
+
+fn zero(file: &FileName, mut offset: u64, to: u64, ops: &mut Vec<DiskOp>) {
+    while offset < to {
+        let len = (to - offset).min(ZERO_CHUNK_BYTES);
+        ops.push(DiskOp::Zero {
+            file: file.clone(),
+            offset,
+            len,
+        });
+        offset += len;
+    }
+}
+
+fn copy(disk: &mut impl Disk, from: &FileName, to: &FileName) -> Result<(), WalError> {
+    disk.execute(&DiskOp::Create { file: to.clone() })?;
+    let mut offset = 0;
+    loop {
+        let data = disk.read_at(from, offset, COPY_CHUNK_BYTES)?;
+        if data.is_empty() {
+            break;
+        }
+        let len = data.len() as u64;
+        disk.execute(&DiskOp::Write {
+            file: to.clone(),
+            offset,
+            data,
+        })?;
+        offset += len;
+    }
+    disk.execute(&DiskOp::Sync { file: to.clone() })?;
+    disk.execute(&DiskOp::Close { file: to.clone() })?;
+    Ok(())
+}
+
+fn parent(dir: &FileName) -> FileName {
+    FileName::new(
+        dir.as_str()
+            .rsplit_once('/')
+            .map_or("", |(parent, _)| parent),
+    )
+}
