@@ -11,7 +11,7 @@ use norn_storage::DiskOp;
 
 use crate::Reader;
 
-pub struct Backend<R> {
+pub(crate) struct Backend<R> {
     pub(crate) log: RevisionLog<R>,
     reader: R,
     /// Applied in this turn, not appended yet. Readable.

@@ -124,7 +124,7 @@ impl<R: Reader> Node<R> {
         now: Time,
     ) -> Result<Node<R>, BootError> {
         for dir in [&config.snap_dir, &config.rev_dir] {
-            disk.execute(&DiskOp::MakeDir { dir: dir.clone() })?;
+            make_dir(disk, dir)?;
         }
         for name in disk.list(&config.snap_dir)? {
             if name.starts_with("tmp") {
@@ -157,12 +157,7 @@ impl<R: Reader> Node<R> {
         let Identity { id, cluster_id, raft, wal, saved } = identity;
         let unix_ms = config.unix_ms_at_zero + now.ms;
         let fragment_bytes = config.request_bytes_max + (512 << 10);
-        let work = DiskWork {
-            saved,
-            checkpoint_index: log.durable_index(),
-            memory_index: applied,
-            ..DiskWork::default()
-        };
+        let work = DiskWork::new(saved, log.durable_index(), applied);
         let mut node = Node {
             id,
             cluster_id,
@@ -369,6 +364,18 @@ fn rebuild_index<R: Reader>(
         Some(error) => Err(error),
         None => Ok((index, last.max(log.last_main()))),
     }
+}
+
+/// Makes a directory whose name survives a crash, and so do those of its parents.
+fn make_dir<D: Disk>(disk: &mut D, dir: &FileName) -> Result<(), BootError> {
+    disk.execute(&DiskOp::MakeDir { dir: dir.clone() })?;
+    let mut path = dir.as_str();
+    while let Some((parent, _)) = path.rsplit_once('/') {
+        disk.execute(&DiskOp::SyncDir { dir: FileName::new(parent) })?;
+        path = parent;
+    }
+    disk.execute(&DiskOp::SyncDir { dir: FileName::new("") })?;
+    Ok(())
 }
 
 /// First start: founding or joining.

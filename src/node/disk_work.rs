@@ -102,6 +102,12 @@ pub(crate) struct Install {
     pub(crate) append: Message,
 }
 
+impl DiskWork {
+    pub(crate) fn new(saved: WalState, checkpoint_index: u64, applied: u64) -> DiskWork {
+        DiskWork { saved, checkpoint_index, memory_index: applied, ..DiskWork::default() }
+    }
+}
+
 impl<R: Reader> Node<R> {
     /// Starts the next log write, if there is one. True when something was delivered without a write, so that raft
     /// may have more to do.
@@ -241,7 +247,7 @@ impl<R: Reader> Node<R> {
         }
         for append in write.appends {
             match append.snapshot.clone().filter(|snapshot| !snapshot.is_empty()) {
-                Some(snapshot) => self.begin_install(snapshot, append),
+                Some(snapshot) => self.begin_install(*snapshot, append),
                 None => self.appended(append),
             }
         }

@@ -169,7 +169,7 @@ impl<R: Reader> Node<R> {
         let conf_state = self.members.conf_state();
         if let Purpose::Member(message) = &mut purpose {
             // The newest state, not the one that raft had when it asked.
-            message.snapshot = Some(self.snapshot_at(conf_state.clone()));
+            message.snapshot = Some(Box::new(self.snapshot_at(conf_state.clone())));
         }
         self.exports.files += 1;
         // Files whose name begins with tmp are removed at the next start.

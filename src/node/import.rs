@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use norn_mvcc::Revision;
-use norn_storage::bbolt::{BoltError, BoltReader, DiskSource};
+use norn_storage::bbolt::{BoltError, BoltReader, FileSource};
 use norn_storage::revlog::{
     Batch, RevLogOptions, RevisionLog, RevisionRecord, Table, TableRecord,
 };
@@ -28,7 +28,7 @@ impl From<BoltError> for BootError {
 
 /// The applied index that a database claims.
 pub(crate) fn consistent_index<R: Reader>(reader: &R, file: &FileName) -> Result<u64, BootError> {
-    let db = BoltReader::open(DiskSource::new(reader.clone(), file.clone()))?;
+    let db = BoltReader::open(FileSource { disk: reader, file: file.clone() })?;
     let Some(meta) = db.bucket(bucket_name(Table::Meta).as_bytes())? else { return Ok(0) };
     Ok(number(db.value(&meta, b"consistent_index")?))
 }
@@ -43,7 +43,7 @@ pub(crate) fn import<D: Disk, R: Reader>(
 ) -> Result<RevisionLog<R>, BootError> {
     wipe(disk, dir)?;
     let (mut log, _) = RevisionLog::open(disk, reader.clone(), dir.clone(), options)?;
-    let db = BoltReader::open(DiskSource::new(reader.clone(), file.clone()))?;
+    let db = BoltReader::open(FileSource { disk: reader, file: file.clone() })?;
     let mut tables = Vec::new();
     let (mut index, mut term) = (0, 0);
     for table in TABLES {

@@ -11,17 +11,17 @@ use bytes::Bytes;
 use crate::Time;
 
 /// Seconds; beyond it a clock in nanoseconds would overflow (etcd's limit).
-pub const TTL_MAX: i64 = 9_000_000_000;
+pub(crate) const TTL_MAX: i64 = 9_000_000_000;
 /// Leases given to the log per scan, as in etcd: bounds the burst of revocations.
-pub const EXPIRED_MAX: usize = 500;
+pub(crate) const EXPIRED_MAX: usize = 500;
 /// With at least this many leases a new leader spreads what would expire together.
 const SPREAD_FROM: usize = 1000;
 /// Expiries per second after a change of leader: three quarters of what one scan a second could revoke.
 const SPREAD_PER_SECOND: usize = 750;
 /// Leases longer than this are checkpointed at this interval.
-pub const CHECKPOINT_INTERVAL_MS: u64 = 300_000;
+pub(crate) const CHECKPOINT_INTERVAL_MS: u64 = 300_000;
 /// Checkpoints per proposal.
-pub const CHECKPOINTS_MAX: usize = 1000;
+pub(crate) const CHECKPOINTS_MAX: usize = 1000;
 
 #[derive(Clone, Debug)]
 struct Lease {

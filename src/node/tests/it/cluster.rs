@@ -1,0 +1,177 @@
+//! Three nodes: replication, changes of leader, snapshots, membership.
+
+use norn_node::{Config, Error, Input, Method, Start};
+use norn_proto::etcdserverpb as pb;
+
+use crate::world::{World, put};
+
+fn three() -> (World, u64) {
+    let mut world = World::new(3, |config| {
+        config.snapshot_count = 50;
+        config.catch_up_entries = 20;
+    });
+    let leader = world.until_serving();
+    (world, leader)
+}
+
+fn followers(world: &World, leader: u64) -> Vec<u64> {
+    world.nodes.keys().copied().filter(|id| *id != leader).collect()
+}
+
+fn until_equal(world: &mut World) {
+    world.run_until("all nodes applied the same", |w| {
+        let mut applied = w.nodes.keys().map(|id| w.node(*id).applied());
+        let first = applied.next();
+        applied.all(|other| Some(other) == first)
+    });
+    let ids: Vec<u64> = world.nodes.keys().copied().collect();
+    let mut hashes = Vec::new();
+    for id in ids {
+        // (A learner answers no HashKV; it is compared once it votes.)
+        if !world.node(id).is_learner() {
+            hashes.push(world.hash(id));
+        }
+    }
+    hashes.dedup();
+    assert_eq!(hashes.len(), 1, "{hashes:?}");
+}
+
+#[test]
+fn writes_through_any_member_are_read_through_any_other() {
+    let (mut world, leader) = three();
+    let ids: Vec<u64> = world.nodes.keys().copied().collect();
+    for (i, id) in ids.iter().enumerate() {
+        world.put(*id, "k", &i.to_string());
+        for other in &ids {
+            assert_eq!(world.get(*other, "k"), Some(i.to_string()));
+        }
+    }
+    assert_eq!(world.leader(), Some(leader));
+    until_equal(&mut world);
+}
+
+#[test]
+fn a_new_leader_takes_over_with_everything() {
+    let (mut world, leader) = three();
+    for i in 0..30 {
+        world.put(leader, &format!("k{i}"), "v");
+    }
+    world.crash(leader, 5);
+    let others = followers(&world, leader);
+    world.until_serving();
+    world.run(500);
+    for i in 0..30 {
+        assert_eq!(world.get(others[0], &format!("k{i}")).as_deref(), Some("v"));
+    }
+    world.put(others[1], "k0", "new");
+    world.start(leader);
+    world.until_serving();
+    assert_eq!(world.get(leader, "k0").as_deref(), Some("new"));
+    until_equal(&mut world);
+}
+
+#[test]
+fn a_cut_off_leader_acknowledges_nothing_and_reads_nothing() {
+    let (mut world, leader) = three();
+    world.put(leader, "k", "before");
+    for other in followers(&world, leader) {
+        world.cut.insert((leader, other));
+        world.cut.insert((other, leader));
+    }
+    let write = world.start_call(leader, Method::Put, &put("k", "lost"));
+    let read = world.start_call(
+        leader,
+        Method::Range,
+        &pb::RangeRequest { key: "k".into(), ..Default::default() },
+    );
+    let other = followers(&world, leader)[0];
+    world.run_until("another leader", |w| w.leader().is_some_and(|id| id != leader));
+    world.put(other, "k", "after");
+    let lost = world.finish::<pb::PutResponse>(leader, write);
+    assert!(lost.is_err(), "{lost:?}");
+    let stale = world.finish::<pb::RangeResponse>(leader, read);
+    assert!(stale.is_err(), "{stale:?}");
+    world.cut.clear();
+    world.run(2_000);
+    assert_eq!(world.get(leader, "k").as_deref(), Some("after"));
+    until_equal(&mut world);
+}
+
+#[test]
+fn a_member_left_behind_gets_a_snapshot() {
+    let (mut world, leader) = three();
+    let behind = followers(&world, leader)[0];
+    world.crash(behind, 1);
+    for i in 0..300 {
+        world.put(leader, &format!("k{}", i % 40), &"v".repeat(i % 90));
+    }
+    world.start(behind);
+    until_equal(&mut world);
+    assert_eq!(world.get(behind, "k1"), world.get(leader, "k1"));
+    // And its state is as durable as if it had applied every entry.
+    world.crash(behind, 2);
+    world.start(behind);
+    until_equal(&mut world);
+}
+
+#[test]
+fn members_come_and_go() {
+    let (mut world, leader) = three();
+    world.run(6_000);
+    let others = followers(&world, leader);
+    for from in &others {
+        world.input(leader, Input::PeerActive { id: *from, active: true });
+    }
+    world.run(6_000);
+    let add = pb::MemberAddRequest {
+        peer_ur_ls: vec!["http://n4:2380".into()],
+        is_learner: true,
+    };
+    let added: pb::MemberAddResponse = world.call(leader, Method::MemberAdd, &add).unwrap();
+    let member = added.member.unwrap();
+    assert_eq!(added.members.len(), 4);
+    let second = pb::MemberAddRequest {
+        peer_ur_ls: vec!["http://n5:2380".into()],
+        is_learner: true,
+    };
+    let error = world.call::<pb::MemberAddResponse>(leader, Method::MemberAdd, &second);
+    assert_eq!(error.unwrap_err(), Error::TooManyLearners);
+    let mut config = Config::new("n4", "http://n4:2380");
+    config.start = Start::Join {
+        cluster_id: world.node(leader).cluster_id(),
+        member_id: member.id,
+        members: Vec::new(),
+    };
+    world.add(member.id, config);
+    until_equal(&mut world);
+    let refused = world.call::<pb::RangeResponse>(
+        member.id,
+        Method::Range,
+        &pb::RangeRequest { key: "k".into(), ..Default::default() },
+    );
+    assert_eq!(refused.unwrap_err(), Error::NotSupportedForLearner);
+    let promote = pb::MemberPromoteRequest { id: member.id };
+    let _: pb::MemberPromoteResponse =
+        world.call(leader, Method::MemberPromote, &promote).unwrap();
+    world.run(500);
+    world.put(member.id, "from", "four");
+    let remove = pb::MemberRemoveRequest { id: others[0] };
+    let removed: pb::MemberRemoveResponse =
+        world.call(leader, Method::MemberRemove, &remove).unwrap();
+    assert_eq!(removed.members.len(), 3);
+    world.run(500);
+    world.nodes.remove(&others[0]);
+    assert_eq!(world.get(others[1], "from").as_deref(), Some("four"));
+    until_equal(&mut world);
+}
+
+#[test]
+fn leadership_moves_on_request() {
+    let (mut world, leader) = three();
+    let target = followers(&world, leader)[1];
+    let request = pb::MoveLeaderRequest { target_id: target };
+    let _: pb::MoveLeaderResponse = world.call(leader, Method::MoveLeader, &request).unwrap();
+    assert_eq!(world.leader(), Some(target));
+    let error = world.call::<pb::MoveLeaderResponse>(leader, Method::MoveLeader, &request);
+    assert_eq!(error.unwrap_err(), Error::NotLeader);
+}

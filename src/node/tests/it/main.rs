@@ -1,0 +1,5 @@
+//! Whole nodes on simulated disks, without a runtime: one process, one thread, time as a number.
+
+mod cluster;
+mod single;
+mod world;

@@ -1,0 +1,253 @@
+//! One node: requests, durability, leases, watches, alarms.
+
+use norn_node::{Error, Input, Method, StreamId};
+use norn_proto::etcdserverpb as pb;
+
+use crate::world::{World, bytes, put, watch};
+
+fn one() -> (World, u64) {
+    let mut world = World::new(1, |_| {});
+    let id = world.until_serving();
+    (world, id)
+}
+
+#[test]
+fn put_get_restart() {
+    let (mut world, id) = one();
+    assert_eq!(world.put(id, "foo", "bar"), 2);
+    assert_eq!(world.put(id, "foo", "baz"), 3);
+    assert_eq!(world.get(id, "foo").as_deref(), Some("baz"));
+    let hash = world.hash(id);
+    for seed in 0..20 {
+        world.crash(id, seed);
+        world.start(id);
+        world.until_serving();
+        assert_eq!(world.get(id, "foo").as_deref(), Some("baz"), "seed {seed}");
+        assert_eq!(world.hash(id), hash);
+    }
+    assert_eq!(world.put(id, "a", "1"), 4);
+}
+
+#[test]
+fn acknowledged_writes_survive_any_crash() {
+    let mut world = World::new(1, |config| {
+        config.snapshot_count = 20;
+        config.wal_segment_bytes = 4_000;
+        config.revlog_segment_bytes = 3_000;
+    });
+    let id = world.until_serving();
+    let mut last = 1;
+    for round in 0..40u64 {
+        for i in 0..7 {
+            let key = format!("k{}", (round * 7 + i) % 23);
+            last = world.put(id, &key, &format!("{round}.{i}"));
+        }
+        if round % 5 == 4 {
+            let r = pb::CompactionRequest { revision: last - 9, physical: round % 2 == 0 };
+            let _: pb::CompactionResponse = world.call(id, Method::Compact, &r).unwrap();
+        }
+        let hash = world.hash(id);
+        world.crash(id, round);
+        world.start(id);
+        world.until_serving();
+        assert_eq!(world.hash(id), hash, "round {round}");
+    }
+}
+
+#[test]
+fn refusals_have_etcds_errors() {
+    let (mut world, id) = one();
+    let big = "v".repeat(1_572_864 + 1);
+    let many = |n: usize| pb::TxnRequest {
+        success: (0..n)
+            .map(|i| pb::RequestOp {
+                request: Some(pb::request_op::Request::RequestPut(put(&format!("k{i}"), "v"))),
+            })
+            .collect(),
+        ..Default::default()
+    };
+    let refused = |world: &mut World, method, request: &dyn Fn(&mut World) -> norn_node::Token| {
+        let token = request(world);
+        let _ = method;
+        world.finish::<pb::EmptyResponse>(id, token).unwrap_err()
+    };
+    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Put, &put("", "v")));
+    assert_eq!(error, Error::EmptyKey);
+    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Put, &put("k", &big)));
+    assert_eq!(error, Error::RequestTooLarge);
+    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Txn, &many(129)));
+    assert_eq!(error, Error::TooManyOps);
+    let future =
+        pb::RangeRequest { key: bytes("k"), revision: 100, ..Default::default() };
+    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Range, &future));
+    assert_eq!(error, Error::FutureRevision);
+    let lost = pb::PutRequest { lease: 77, ..put("k", "v") };
+    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Put, &lost));
+    assert_eq!(error, Error::LeaseNotFound);
+    let _: pb::TxnResponse = world.call(id, Method::Txn, &many(128)).unwrap();
+}
+
+#[test]
+fn leases_expire_with_their_keys_in_one_revision() {
+    let (mut world, id) = one();
+    let grant = pb::LeaseGrantRequest { ttl: 3, id: 9 };
+    let granted: pb::LeaseGrantResponse = world.call(id, Method::LeaseGrant, &grant).unwrap();
+    assert_eq!((granted.id, granted.ttl), (9, 3));
+    for key in ["b", "a", "c"] {
+        let request = pb::PutRequest { lease: 9, ..put(key, "v") };
+        let _: pb::PutResponse = world.call(id, Method::Put, &request).unwrap();
+    }
+    world.input(id, Input::WatchOpen { stream: StreamId(1) });
+    world.input(id, Input::WatchRequest { stream: StreamId(1), body: watch("a", "z", 0) });
+    world.run(2_000);
+    let renew = pb::LeaseKeepAliveRequest { id: 9 };
+    let renewed: pb::LeaseKeepAliveResponse =
+        world.call(id, Method::LeaseKeepAlive, &renew).unwrap();
+    assert_eq!(renewed.ttl, 3);
+    // The remaining time survives a restart in full: nothing expires early.
+    world.crash(id, 3);
+    world.start(id);
+    world.until_serving();
+    world.input(id, Input::WatchOpen { stream: StreamId(1) });
+    world.input(id, Input::WatchRequest { stream: StreamId(1), body: watch("a", "z", 0) });
+    world.run(2_900);
+    assert_eq!(world.get(id, "a").as_deref(), Some("v"));
+    world.run(2_500);
+    assert_eq!(world.get(id, "a"), None);
+    let events: Vec<_> = world.responses(id).into_iter().flat_map(|r| r.events).collect();
+    let seen: Vec<_> = events
+        .iter()
+        .map(|e| (e.r#type, e.kv.as_ref().unwrap().key.clone(), e.kv.as_ref().unwrap().mod_revision))
+        .collect();
+    let revision = seen[0].2;
+    assert_eq!(
+        seen,
+        ["a", "b", "c"].map(|key| (1, bytes(key), revision)),
+        "in byte order, in one revision"
+    );
+    assert!(events.iter().all(|e| e.prev_kv.is_some()));
+    let left: pb::LeaseTimeToLiveResponse = world
+        .call(id, Method::LeaseTimeToLive, &pb::LeaseTimeToLiveRequest { id: 9, keys: true })
+        .unwrap();
+    assert_eq!(left.ttl, -1);
+}
+
+#[test]
+fn watchers_get_history_then_the_present() {
+    let (mut world, id) = one();
+    for i in 0..3000 {
+        world.put(id, &format!("k{:04}", i % 50), &i.to_string());
+    }
+    world.input(id, Input::WatchOpen { stream: StreamId(7) });
+    world.input(id, Input::WatchRequest { stream: StreamId(7), body: watch("k", "l", 2) });
+    world.put(id, "k9999", "live");
+    world.run(100);
+    let responses = world.responses(id);
+    assert!(responses[0].created);
+    let revisions: Vec<i64> = responses
+        .iter()
+        .flat_map(|r| &r.events)
+        .map(|e| e.kv.as_ref().unwrap().mod_revision)
+        .collect();
+    assert_eq!(revisions, (2..=3002).collect::<Vec<_>>());
+    for event in responses.iter().flat_map(|r| &r.events) {
+        let kv = event.kv.as_ref().unwrap();
+        assert_eq!(event.prev_kv.is_none(), kv.create_revision == kv.mod_revision);
+    }
+}
+
+#[test]
+fn a_slow_watcher_costs_nothing_and_loses_nothing() {
+    let (mut world, id) = one();
+    let stream = StreamId(1);
+    world.input(id, Input::WatchOpen { stream });
+    world.input(id, Input::WatchRequest { stream, body: watch("k", "l", 0) });
+    for i in 0..1000 {
+        world.put(id, "k", &i.to_string());
+    }
+    let mut revisions = Vec::new();
+    let first = world.responses(id);
+    assert!(first.len() <= norn_node::RESPONSES_IN_FLIGHT_MAX, "{}", first.len());
+    let mut responses = first;
+    while !responses.is_empty() {
+        revisions.extend(responses.iter().flat_map(|r| &r.events).map(|e| {
+            e.kv.as_ref().unwrap().mod_revision
+        }));
+        world.input(id, Input::WatchDrained { stream, count: responses.len() });
+        world.run(20);
+        responses = world.responses(id);
+    }
+    assert_eq!(revisions, (2..=1001).collect::<Vec<_>>());
+}
+
+#[test]
+fn compacted_watch_is_told_so() {
+    let (mut world, id) = one();
+    for i in 0..10 {
+        world.put(id, "k", &i.to_string());
+    }
+    let r = pb::CompactionRequest { revision: 8, physical: true };
+    let _: pb::CompactionResponse = world.call(id, Method::Compact, &r).unwrap();
+    let stream = StreamId(1);
+    world.input(id, Input::WatchOpen { stream });
+    world.input(id, Input::WatchRequest { stream, body: watch("k", "", 5) });
+    world.run(50);
+    let responses = world.responses(id);
+    assert!(responses[0].created && !responses[0].canceled);
+    assert!(responses[1].canceled);
+    assert_eq!(responses[1].compact_revision, 8);
+    assert_eq!(responses[1].header.as_ref().unwrap().revision, 0);
+    world.input(id, Input::WatchRequest { stream, body: watch("k", "", 8) });
+    world.run(50);
+    let events: usize = world.responses(id).iter().map(|r| r.events.len()).sum();
+    assert_eq!(events, 4, "the compacted revision itself can be watched");
+}
+
+#[test]
+fn full_quota_raises_the_alarm_and_deletes_still_work() {
+    let mut world = World::new(1, |config| config.quota_bytes = 60_000);
+    let id = world.until_serving();
+    let mut refused = None;
+    for i in 0..100 {
+        let request = put(&format!("k{i}"), &"v".repeat(2_000));
+        match world.call::<pb::PutResponse>(id, Method::Put, &request) {
+            Ok(_) => {}
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    assert_eq!(refused, Some(Error::NoSpace));
+    world.run(200);
+    assert_eq!(world.node(id).alarms().count(), 1);
+    let small = world.call::<pb::PutResponse>(id, Method::Put, &put("a", "b"));
+    assert_eq!(small.unwrap_err(), Error::NoSpace);
+    let delete = pb::DeleteRangeRequest {
+        key: bytes("k"),
+        range_end: bytes("l"),
+        ..Default::default()
+    };
+    let deleted: pb::DeleteRangeResponse = world.call(id, Method::DeleteRange, &delete).unwrap();
+    assert!(deleted.deleted > 10);
+}
+
+#[test]
+fn compactions_survive_restarts_with_equal_hashes() {
+    let (mut world, id) = one();
+    for i in 0..200 {
+        world.put(id, &format!("k{}", i % 17), &i.to_string());
+    }
+    let r = pb::CompactionRequest { revision: 150, physical: false };
+    let _: pb::CompactionResponse = world.call(id, Method::Compact, &r).unwrap();
+    world.crash(id, 1);
+    world.start(id);
+    world.until_serving();
+    world.run(1_000);
+    let old = pb::RangeRequest { key: bytes("k1"), revision: 149, ..Default::default() };
+    let error = world.call::<pb::RangeResponse>(id, Method::Range, &old).unwrap_err();
+    assert_eq!(error, Error::Compacted);
+    let at = pb::RangeRequest { key: bytes("k1"), revision: 150, ..Default::default() };
+    let reply: pb::RangeResponse = world.call(id, Method::Range, &at).unwrap();
+    assert_eq!(reply.count, 1);
+}
