@@ -178,7 +178,7 @@ fn make_progress(sim: &mut Sim) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_promises_hold_under_any_schedule(settings in settings(), ops in ops()) {
