@@ -110,12 +110,11 @@ impl Config {
         Ok(())
     }
 
-    /// `committed_bytes_max` with its default resolved.
+    /// `committed_bytes_max` with its default resolved. Not 0, which nothing could stay below.
     pub(crate) fn committed_bytes_limit(&self) -> u64 {
-        if self.committed_bytes_max == 0 {
-            self.message_bytes_max
-        } else {
-            self.committed_bytes_max
+        match self.committed_bytes_max {
+            0 => self.message_bytes_max.max(1),
+            limit => limit,
         }
     }
 

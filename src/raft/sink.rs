@@ -3,7 +3,7 @@
 //! The core has no logger. It keeps lines until the caller drains them, and formats nothing at all below
 //! the threshold, which is `Off` at first.
 
-/// Severity of a [`LogLine`], and threshold of a [`LogSink`].
+/// Severity of a [`LogLine`], and threshold below which lines are not collected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     Debug,

@@ -6,6 +6,7 @@ mod sim;
 
 use norn_raft::{ConfChange, ConfChangeKind, Config, NodeId};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use sim::{Sim, plain};
 
 const HOSTS: u64 = 5;
@@ -177,8 +178,19 @@ fn make_progress(sim: &mut Sim) {
     panic!("no progress although nothing fails any more");
 }
 
+/// Failures are kept beside the test, and run first from then on.
+fn proptest_config() -> ProptestConfig {
+    let seeds = FileFailurePersistence::Direct("tests/cluster.seeds");
+    ProptestConfig {
+        cases: 2_000,
+        max_shrink_iters: 2_000,
+        failure_persistence: Some(Box::new(seeds)),
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(proptest_config())]
 
     #[test]
     fn the_promises_hold_under_any_schedule(settings in settings(), ops in ops()) {

@@ -46,7 +46,7 @@ fn ids(max: usize) -> impl Strategy<Value = Vec<NodeId>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn committed_is_what_counting_says(

@@ -487,11 +487,14 @@ fn a_late_echo_does_not_vouch_for_a_newer_read_with_the_same_context() {
         sim.work(to);
     }
     let late = sim.network.pop().unwrap();
+    let again = sim.network[0].clone();
     sim.deliver(0);
     sim.work(1);
     assert_eq!(sim.host(1).reads.len(), 1);
     sim.raw(1).read_index("same".into());
-    sim.raw(1).step(late).unwrap();
+    for echo in [late, again.clone(), again] {
+        sim.raw(1).step(echo).unwrap();
+    }
     sim.work(1);
     assert_eq!(
         sim.host(1).reads.len(),

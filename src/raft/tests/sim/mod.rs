@@ -447,9 +447,12 @@ impl Host {
                 codec::decode_conf_change_v2(entry.data.clone()).expect("our own encoding")
             }
         };
-        // The application's rule: the last voter stays.
+        // The application's rule: two voters stay. Removing the leader of two can strand the other, whose
+        // log may be the shorter one (etcd #10563).
         let empties = change.changes.iter().any(|single| {
-            single.kind != ConfChangeKind::AddNode && self.conf_state.voters == [single.node_id]
+            single.kind != ConfChangeKind::AddNode
+                && self.conf_state.voters.len() == 2
+                && self.conf_state.voters.contains(&single.node_id)
         });
         if !empties {
             self.conf_state = self.raw.apply_conf_change(&change);

@@ -167,9 +167,9 @@ impl Cluster {
                         .collect::<Result<_, _>>()?;
                     let state = &mut start.snapshot.conf_state;
                     if key == "voters" {
-                        state.voters = ids
+                        state.voters = ids;
                     } else {
-                        state.learners = ids
+                        state.learners = ids;
                     }
                 }
                 "index" => {
@@ -400,7 +400,7 @@ impl Cluster {
     }
 }
 
-fn argument<'a>(block: &'a Block, position: usize) -> Result<&'a str, String> {
+fn argument(block: &Block, position: usize) -> Result<&str, String> {
     let argument = block
         .arguments
         .get(position)
