@@ -58,14 +58,16 @@ fn a_new_leader_takes_over_with_everything() {
     }
     world.crash(leader, 5);
     let others = followers(&world, leader);
-    world.until_serving();
-    world.run(500);
+    world.run_until("a new leader", |w| {
+        let led_by = |id: &u64| w.node(*id).raft().leader().0;
+        w.nodes.keys().all(|id| led_by(id) != 0 && led_by(id) != leader)
+    });
     for i in 0..30 {
         assert_eq!(world.get(others[0], &format!("k{i}")).as_deref(), Some("v"));
     }
     world.put(others[1], "k0", "new");
     world.start(leader);
-    world.until_serving();
+    world.run_until("the old leader follows", |w| w.node(leader).has_leader());
     assert_eq!(world.get(leader, "k0").as_deref(), Some("new"));
     until_equal(&mut world);
 }
