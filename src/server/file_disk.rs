@@ -1,0 +1,472 @@
+//! The Disk port on real files: one worker thread per queue, so that a sync never blocks the node's thread.
+//!
+//! Names are relative to the data directory, but for those below the WAL directory when that is elsewhere. A failed
+//! sync or write latches: whatever comes after fails too, because what the failed one left behind is unknown. A full
+//! disk does not latch.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use bytes::Bytes;
+use norn_storage::{
+    Completion, Disk, DiskBatch, DiskError, DiskOp, DiskQueue, DiskRead, FileName,
+};
+
+use crate::metrics::DiskMetrics;
+
+/// Open read handles; above it the oldest are closed. Two per segment of a large store are plenty.
+const READERS_MAX: usize = 256;
+/// Zeros are written in pieces of this size.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// Shared by all handles.
+#[derive(Debug)]
+struct Root {
+    dir: PathBuf,
+    /// Where names below `member/wal` are, if not below `dir`.
+    wal_dir: Option<PathBuf>,
+    no_sync: bool,
+    readers: Mutex<HashMap<FileName, Arc<File>>>,
+    latched: AtomicBool,
+    metrics: Arc<DiskMetrics>,
+}
+
+/// Reads only; can be had many times.
+#[derive(Clone, Debug)]
+pub struct FileReader {
+    root: Arc<Root>,
+}
+
+/// The one writer.
+#[derive(Debug)]
+pub struct FileDisk {
+    root: Arc<Root>,
+    writer: Writer,
+    log: Option<mpsc::Sender<DiskBatch>>,
+    bulk: Option<mpsc::Sender<DiskBatch>>,
+    done: mpsc::Receiver<Completion>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held for the life of the process: nobody else may write here.
+    _lock: File,
+}
+
+/// Write handles of one thread.
+#[derive(Debug)]
+struct Writer {
+    root: Arc<Root>,
+    files: HashMap<FileName, File>,
+}
+
+impl FileDisk {
+    /// Takes the data directory. `wake` is called after each completion, from another thread.
+    pub fn open(
+        dir: &Path,
+        wal_dir: Option<&Path>,
+        no_sync: bool,
+        metrics: Arc<DiskMetrics>,
+        wake: impl Fn() + Clone + Send + 'static,
+    ) -> Result<FileDisk, DiskError> {
+        let name = FileName::new("");
+        let member = dir.join("member");
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&member).map_err(|error| failed(&name, "create", &error))?;
+        if let Some(wal_dir) = wal_dir {
+            builder.create(wal_dir).map_err(|error| failed(&name, "create", &error))?;
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(member.join(".lock"))
+            .map_err(|error| failed(&name, "open", &error))?;
+        lock.try_lock().map_err(|_| DiskError::Locked { file: FileName::new("member/.lock") })?;
+        let root = Arc::new(Root {
+            dir: dir.to_owned(),
+            wal_dir: wal_dir.map(Path::to_owned),
+            no_sync,
+            readers: Mutex::new(HashMap::new()),
+            latched: AtomicBool::new(false),
+            metrics,
+        });
+        let (done_in, done) = mpsc::channel();
+        let mut workers = Vec::new();
+        let mut start = |name: &str| {
+            let (batches_in, batches) = mpsc::channel::<DiskBatch>();
+            let (done, wake) = (done_in.clone(), wake.clone());
+            let mut writer = Writer { root: Arc::clone(&root), files: HashMap::new() };
+            let worker = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                for batch in batches {
+                    let result = writer.run_batch(&batch);
+                    if done.send(Completion { id: batch.id, result }).is_err() {
+                        return;
+                    }
+                    wake();
+                }
+            });
+            workers.push(worker.map_err(|error| failed(&FileName::new(name), "spawn", &error))?);
+            Ok::<_, DiskError>(batches_in)
+        };
+        let log = Some(start("norn-log")?);
+        let bulk = Some(start("norn-bulk")?);
+        let writer = Writer { root: Arc::clone(&root), files: HashMap::new() };
+        Ok(FileDisk { root, writer, log, bulk, done, workers, _lock: lock })
+    }
+
+    pub fn reader(&self) -> FileReader {
+        FileReader { root: Arc::clone(&self.root) }
+    }
+
+    /// Lets the workers finish what was submitted, and ends them.
+    pub fn close(&mut self) {
+        self.log = None;
+        self.bulk = None;
+        for worker in self.workers.drain(..) {
+            // (A worker that panicked has said so.)
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Drop for FileDisk {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Root {
+    fn path(&self, name: &FileName) -> PathBuf {
+        if let Some(wal_dir) = &self.wal_dir
+            && let Some(rest) = name.as_str().strip_prefix("member/wal")
+            && (rest.is_empty() || rest.starts_with('/'))
+        {
+            return wal_dir.join(rest.trim_start_matches('/'));
+        }
+        self.dir.join(name.as_str())
+    }
+
+    fn forget(&self, name: &FileName) {
+        if let Ok(mut readers) = self.readers.lock() {
+            readers.remove(name);
+        }
+    }
+
+    fn reader(&self, name: &FileName) -> Result<Arc<File>, DiskError> {
+        let mut readers = self.readers.lock().map_err(|_| DiskError::Latched)?;
+        if let Some(file) = readers.get(name) {
+            return Ok(Arc::clone(file));
+        }
+        let file = File::open(self.path(name)).map_err(|error| failed(name, "open", &error))?;
+        let file = Arc::new(file);
+        if readers.len() >= READERS_MAX {
+            readers.clear();
+        }
+        readers.insert(name.clone(), Arc::clone(&file));
+        Ok(file)
+    }
+}
+
+fn failed(file: &FileName, action: &'static str, error: &io::Error) -> DiskError {
+    match error.kind() {
+        io::ErrorKind::NotFound => DiskError::NotFound { file: file.clone() },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            DiskError::NoSpace { file: file.clone() }
+        }
+        _ => DiskError::Io { file: file.clone(), action, reason: error.to_string() },
+    }
+}
+
+impl DiskRead for FileReader {
+    fn list(&self, dir: &FileName) -> Result<Vec<String>, DiskError> {
+        let entries = match std::fs::read_dir(self.root.path(dir)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(dir, "list", &error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| failed(dir, "list", &error))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn len(&self, file: &FileName) -> Result<Option<u64>, DiskError> {
+        match std::fs::metadata(self.root.path(file)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(file, "stat", &error)),
+        }
+    }
+
+    fn read_at(&self, file: &FileName, offset: u64, len: usize) -> Result<Bytes, DiskError> {
+        let handle = self.root.reader(file)?;
+        let end = handle.metadata().map_err(|error| failed(file, "stat", &error))?.len();
+        let len = len.min(usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX));
+        let mut buffer = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match handle.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(file, "read", &error)),
+            }
+        }
+        buffer.truncate(filled);
+        Ok(Bytes::from(buffer))
+    }
+}
+
+impl DiskRead for FileDisk {
+    fn list(&self, dir: &FileName) -> Result<Vec<String>, DiskError> {
+        self.reader().list(dir)
+    }
+
+    fn len(&self, file: &FileName) -> Result<Option<u64>, DiskError> {
+        self.reader().len(file)
+    }
+
+    fn read_at(&self, file: &FileName, offset: u64, len: usize) -> Result<Bytes, DiskError> {
+        self.reader().read_at(file, offset, len)
+    }
+}
+
+impl Disk for FileDisk {
+    fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        self.writer.run(op)
+    }
+
+    fn submit(&mut self, batch: DiskBatch) {
+        let queue = match batch.queue {
+            DiskQueue::Log => &self.log,
+            DiskQueue::Bulk => &self.bulk,
+        };
+        // (After close nothing is submitted; a worker that panicked ends the process by its latch.)
+        if let Some(queue) = queue {
+            let _ = queue.send(batch);
+        }
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        // Handles opened while booting are not needed any more.
+        if !self.writer.files.is_empty() {
+            self.writer.files.clear();
+        }
+        self.done.try_recv().ok()
+    }
+}
+
+impl Writer {
+    fn run_batch(&mut self, batch: &DiskBatch) -> Result<(), DiskError> {
+        if self.root.latched.load(Ordering::Acquire) {
+            return Err(DiskError::Latched);
+        }
+        for op in &batch.ops {
+            match self.run(op) {
+                Ok(()) => {}
+                Err(error @ DiskError::NoSpace { .. }) => return Err(error),
+                Err(error) => {
+                    self.root.latched.store(true, Ordering::Release);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        match op {
+            DiskOp::MakeDir { dir } => {
+                let mut builder = std::fs::DirBuilder::new();
+                builder.recursive(true).mode(0o700);
+                builder.create(self.root.path(dir)).map_err(|error| failed(dir, "create", &error))
+            }
+            DiskOp::Create { file } => {
+                self.root.forget(file);
+                let handle = OpenOptions::new()
+                    .create(true)
+                    .truncate(true)
+                    .write(true)
+                    .mode(0o600)
+                    .open(self.root.path(file))
+                    .map_err(|error| failed(file, "create", &error))?;
+                self.files.insert(file.clone(), handle);
+                Ok(())
+            }
+            DiskOp::Write { file, offset, data } => {
+                let started = Instant::now();
+                let handle = self.handle(file)?;
+                let result = handle.write_all_at(data, *offset);
+                self.root.metrics.wrote(started.elapsed(), data.len());
+                result.map_err(|error| failed(file, "write", &error))
+            }
+            DiskOp::Zero { file, offset, len } => {
+                let handle = self.handle(file)?;
+                let zeros = vec![0; ZERO_BYTES.min(*len as usize)];
+                let mut at = 0;
+                while at < *len {
+                    let n = (*len - at).min(zeros.len() as u64) as usize;
+                    handle
+                        .write_all_at(&zeros[..n], offset + at)
+                        .map_err(|error| failed(file, "zero", &error))?;
+                    at += n as u64;
+                }
+                Ok(())
+            }
+            DiskOp::SetLen { file, len } => {
+                self.handle(file)?.set_len(*len).map_err(|error| failed(file, "cut", &error))
+            }
+            DiskOp::Sync { file } => {
+                if self.root.no_sync {
+                    return Ok(());
+                }
+                let started = Instant::now();
+                let result = self.handle(file)?.sync_data();
+                self.root.metrics.synced(started.elapsed(), file.as_str());
+                result.map_err(|error| failed(file, "sync", &error))
+            }
+            DiskOp::Rename { from, to } => {
+                let source = self.root.path(from);
+                let target = self.root.path(to);
+                // A directory in the making replaces an empty or stale one.
+                if source.is_dir() && target.is_dir() {
+                    std::fs::remove_dir_all(&target)
+                        .map_err(|error| failed(to, "replace", &error))?;
+                }
+                std::fs::rename(source, target).map_err(|error| failed(from, "rename", &error))?;
+                self.renamed(from, to);
+                Ok(())
+            }
+            DiskOp::Remove { file } => {
+                self.files.remove(file);
+                self.root.forget(file);
+                let path = self.root.path(file);
+                let removed = if path.is_dir() {
+                    std::fs::remove_dir_all(path)
+                } else {
+                    std::fs::remove_file(path)
+                };
+                match removed {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        Err(failed(file, "remove", &error))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            DiskOp::SyncDir { dir } => {
+                if self.root.no_sync {
+                    return Ok(());
+                }
+                let handle =
+                    File::open(self.root.path(dir)).map_err(|error| failed(dir, "open", &error))?;
+                handle.sync_all().map_err(|error| failed(dir, "sync", &error))
+            }
+            DiskOp::Close { file } => {
+                self.files.remove(file);
+                Ok(())
+            }
+        }
+    }
+
+    /// Handles follow their file (or the directory it is in) to its new name.
+    fn renamed(&mut self, from: &FileName, to: &FileName) {
+        self.root.forget(from);
+        self.root.forget(to);
+        self.files.remove(to);
+        if let Some(handle) = self.files.remove(from) {
+            self.files.insert(to.clone(), handle);
+        }
+        let prefix = format!("{from}/");
+        let inside: Vec<FileName> =
+            self.files.keys().filter(|name| name.as_str().starts_with(&prefix)).cloned().collect();
+        for name in inside {
+            if let Some(handle) = self.files.remove(&name) {
+                let rest = &name.as_str()[prefix.len()..];
+                self.files.insert(FileName::new(format!("{to}/{rest}")), handle);
+            }
+        }
+    }
+
+    fn handle(&mut self, name: &FileName) -> Result<&File, DiskError> {
+        if !self.files.contains_key(name) {
+            let file = OpenOptions::new()
+                .write(true)
+                .open(self.root.path(name))
+                .map_err(|error| failed(name, "open", &error))?;
+            self.files.insert(name.clone(), file);
+        }
+        Ok(&self.files[name])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use norn_storage::BatchId;
+
+    use super::*;
+
+    fn name(text: &str) -> FileName {
+        FileName::new(text)
+    }
+
+    fn open(dir: &Path) -> FileDisk {
+        FileDisk::open(dir, None, false, Arc::default(), || {}).unwrap()
+    }
+
+    fn wait(disk: &mut FileDisk) -> Completion {
+        disk.done.recv().unwrap()
+    }
+
+    #[test]
+    fn batches_do_what_they_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = open(dir.path());
+        let file = name("member/a");
+        let ops = vec![
+            DiskOp::Create { file: file.clone() },
+            DiskOp::Write { file: file.clone(), offset: 2, data: Bytes::from_static(b"xyz") },
+            DiskOp::Sync { file: file.clone() },
+            DiskOp::Rename { from: file.clone(), to: name("member/b") },
+            DiskOp::Write { file: name("member/b"), offset: 0, data: Bytes::from_static(b"ab") },
+            DiskOp::SyncDir { dir: name("member") },
+        ];
+        disk.submit(DiskBatch { id: BatchId(7), queue: DiskQueue::Bulk, ops });
+        assert_eq!(wait(&mut disk), Completion { id: BatchId(7), result: Ok(()) });
+        let reader = disk.reader();
+        assert_eq!(reader.read_at(&name("member/b"), 0, 100).unwrap(), &b"abxyz"[..]);
+        assert_eq!(reader.len(&file), Ok(None));
+        assert_eq!(reader.list(&name("member")).unwrap(), [".lock", "b"]);
+    }
+
+    #[test]
+    fn a_failure_latches() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = open(dir.path());
+        let missing = DiskOp::Sync { file: name("member/none") };
+        for id in 0..2 {
+            let ops = vec![missing.clone()];
+            disk.submit(DiskBatch { id: BatchId(id), queue: DiskQueue::Log, ops });
+        }
+        let file = name("member/none");
+        assert_eq!(wait(&mut disk).result, Err(DiskError::NotFound { file }));
+        assert_eq!(wait(&mut disk).result, Err(DiskError::Latched));
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = open(dir.path());
+        let second = FileDisk::open(dir.path(), None, false, Arc::default(), || {});
+        assert!(matches!(second, Err(DiskError::Locked { .. })));
+    }
+}
