@@ -248,9 +248,9 @@ fn walk_leaf(page: &Page, from: &[u8], visit: Visit<'_>) -> Result<ControlFlow<(
     while low < high {
         let middle = usize::midpoint(low, high);
         if leaf_element(page, middle)?.key < from {
-            low = middle + 1
+            low = middle + 1;
         } else {
-            high = middle
+            high = middle;
         }
     }
     for at in low..page.count {
@@ -267,9 +267,9 @@ fn seek_branch(page: &Page, from: &[u8]) -> Result<usize, BoltError> {
     while low < high {
         let middle = usize::midpoint(low, high);
         if branch_element(page, middle)?.0 <= from {
-            low = middle + 1
+            low = middle + 1;
         } else {
-            high = middle
+            high = middle;
         }
     }
     Ok(low.saturating_sub(1))

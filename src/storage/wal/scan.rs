@@ -278,7 +278,7 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         let raw = raw.get_u64_le();
         if raw == 0 {
             // A header may be lost alone only if it is the last of its sector.
-            if (self.offset + FRAME_HEADER_BYTES) % SECTOR_BYTES != 0
+            if !(self.offset + FRAME_HEADER_BYTES).is_multiple_of(SECTOR_BYTES)
                 && self.intact_record_len()?.is_some()
             {
                 return Err(self.corrupt("the length of an intact record is zero"));

@@ -8,7 +8,7 @@ use norn_storage::revlog::{
     AppendId, Batch, CollectProgress, Recovered, RevLogError, RevLogOptions, RevisionLog,
     RevisionRecord, Table, TableRecord,
 };
-use norn_storage::{Disk, DiskOp, DiskRead, FileName, MemDisk};
+use norn_storage::{DiskOp, DiskRead, FileName, MemDisk};
 use proptest::prelude::*;
 
 use crate::support::{Dice, name, run};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use norn_storage::wal::{
     Replay, Save, Wal, WalEntry, WalError, WalOptions, WalPosition, WalSnapshot, WalState,
 };
-use norn_storage::{Disk, DiskOp, DiskRead, FileName, MemDisk};
+use norn_storage::{DiskOp, DiskRead, FileName, MemDisk};
 use proptest::prelude::*;
 
 use crate::support::{Dice, name, run};
@@ -42,7 +42,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn entry(term: u64, index: u64, payload: &[u8]) -> WalEntry {
+pub(crate) fn entry(term: u64, index: u64, payload: &[u8]) -> WalEntry {
     let mut data = vec![0x08, 0x00, 0x10];
     varint(&mut data, term);
     data.push(0x18);
@@ -166,11 +166,12 @@ impl Workload {
             self.last += 1;
             entries.push(entry(self.term, self.last, &self.dice.bytes(300)));
         }
-        let state = self.dice.one_in(2).then(|| WalState {
+        let state = WalState {
             term: self.term,
             vote: 2,
             commit: 0,
-        });
+        };
+        let state = self.dice.one_in(2).then_some(state);
         self.unsynced
             .extend(entries.iter().cloned().map(Change::Entry));
         self.unsynced.extend(state.map(Change::State));
