@@ -27,7 +27,7 @@ use crate::disk::{
     BatchId, Completion, Disk, DiskBatch, DiskError, DiskOp, DiskQueue, DiskRead, FileName,
 };
 use rng::Rng;
-use tree::{Keep, Tree};
+use tree::{Keep, KeepNames, Tree};
 
 #[derive(Clone)]
 pub struct MemDisk {
@@ -139,8 +139,8 @@ impl MemDisk {
     }
 
     /// What a power loss now may leave: nothing or everything of what is unsynced, and the last write torn at every
-    /// byte that is near an edge (all of them, for a short write), alone and with everything else; each with the
-    /// unsynced names and without.
+    /// byte that is near an edge (all of them, for a short write), alone and with everything else; each with all
+    /// unsynced names, none, and only the newest.
     pub fn crash_images(&self) -> Vec<MemDisk> {
         let tree = &self.state().tree;
         let mut keeps = vec![Keep::None, Keep::All];
@@ -151,7 +151,8 @@ impl MemDisk {
             keeps.extend(tears.flat_map(|n| [Keep::LastTorn(n), Keep::OnlyLast(n)]));
             keeps.push(Keep::OnlyLast(len));
         }
-        let both = keeps.iter().flat_map(|keep| [(*keep, true), (*keep, false)]);
+        let names = [KeepNames::All, KeepNames::None, KeepNames::OnlyLast];
+        let both = keeps.iter().flat_map(|keep| names.map(|names| (*keep, names)));
         both.map(|(keep, names)| MemDisk::with_tree(tree.crash_exactly(keep, names))).collect()
     }
 

@@ -146,6 +146,15 @@ pub(super) enum Keep {
     OnlyLast(u64),
 }
 
+/// Which unsynced changes of names a crash image keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum KeepNames {
+    None,
+    All,
+    /// The newest, without those it may rely on.
+    OnlyLast,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     live: Names,
@@ -411,7 +420,7 @@ impl Tree {
     }
 
     /// The tree after a power loss, chosen exactly.
-    pub(super) fn crash_exactly(&self, data: Keep, names: bool) -> Tree {
+    pub(super) fn crash_exactly(&self, data: Keep, names: KeepNames) -> Tree {
         let mut after = self.clone();
         let last = self.last_touched();
         for (id, file) in &mut after.files {
@@ -430,10 +439,14 @@ impl Tree {
                 }
             }
         }
-        if names {
-            for change in std::mem::take(&mut after.pending) {
-                change.apply(&mut after.durable);
-            }
+        let pending = std::mem::take(&mut after.pending);
+        let from = match names {
+            KeepNames::None => pending.len(),
+            KeepNames::All => 0,
+            KeepNames::OnlyLast => pending.len().saturating_sub(1),
+        };
+        for change in &pending[from..] {
+            change.apply(&mut after.durable);
         }
         after.restart_from_durable();
         after

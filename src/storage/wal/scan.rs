@@ -140,6 +140,10 @@ impl Collector {
                         });
                     }
                     self.snapshot_found = true;
+                    // Terms never fall in a log: this was left behind when a leader's snapshot replaced everything.
+                    if self.entries.first().is_some_and(|entry| entry.term < snapshot.term) {
+                        self.entries.clear();
+                    }
                 }
                 self.last_index = self.last_index.max(snapshot.index);
             }
@@ -165,6 +169,9 @@ impl Collector {
             // A new leader's entries replace what an old one had left uncommitted.
             self.entries.truncate(keep as usize);
             self.entries.push(WalEntry { term, index, data: record.data });
+        } else {
+            // Replaced from before the start on: what was behind is gone. (etcd keeps it, with terms that fall.)
+            self.entries.clear();
         }
         Ok(())
     }
