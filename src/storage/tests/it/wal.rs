@@ -614,3 +614,25 @@ fn the_same_calls_give_the_same_bytes() {
     };
     assert_eq!(contents(), contents());
 }
+
+/// Found by seed 330 of `random_crashes_keep_what_was_promised`.
+#[test]
+fn entries_behind_a_replaced_one_do_not_come_back() {
+    let mut disk = fresh();
+    let mut wal = Wal::create(&mut disk, dir(), Bytes::from_static(b"meta"), OPTS).unwrap();
+    let mut ops = Vec::new();
+    for entries in
+        [vec![entry(1, 1, b"a"), entry(1, 2, b"b"), entry(1, 3, b"stale")], vec![entry(2, 2, b"c")]]
+    {
+        wal.append(&Save { entries: &entries, sync: true, ..Save::default() }, &mut ops);
+    }
+    run(&mut disk, &ops).unwrap();
+    let without = Wal::read_only(&disk, &dir(), WalPosition { index: 2, term: 2 }).unwrap();
+    assert_eq!((without.entries, without.snapshot_found), (vec![], false));
+    let snapshot = Some(WalSnapshot { index: 2, term: 2, conf_state: Bytes::new() });
+    ops.clear();
+    wal.append(&Save { snapshot, sync: true, ..Save::default() }, &mut ops);
+    run(&mut disk, &ops).unwrap();
+    let with = Wal::read_only(&disk, &dir(), WalPosition { index: 2, term: 2 }).unwrap();
+    assert_eq!((with.entries, with.snapshot_found), (vec![], true));
+}
