@@ -53,17 +53,9 @@ pub enum DiskOp {
     /// Makes an empty file, or cuts an existing one to nothing.
     Create { file: FileName },
     /// Writes at an offset of an existing file; the file grows when needed, a gap reads as zeros.
-    Write {
-        file: FileName,
-        offset: u64,
-        data: Bytes,
-    },
+    Write { file: FileName, offset: u64, data: Bytes },
     /// Writes `len` zero bytes: space that is really there, so that a later write and sync need no allocation.
-    Zero {
-        file: FileName,
-        offset: u64,
-        len: u64,
-    },
+    Zero { file: FileName, offset: u64, len: u64 },
     /// Cuts or extends (with zeros) the file.
     SetLen { file: FileName, len: u64 },
     /// Makes the file's bytes and length durable (fdatasync).
@@ -99,7 +91,9 @@ pub struct DiskBatch {
     pub ops: Vec<DiskOp>,
 }
 
-/// The end of a batch. On `Err` some prefix of its operations may have taken place.
+/// The end of a batch. On `Err` some prefix of its operations may have taken place, and the batches that were queued
+/// behind it in its queue fail with it: they were built upon it. After `NoSpace` all of them may be submitted again,
+/// unchanged and in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
     pub id: BatchId,
@@ -116,11 +110,7 @@ pub enum DiskError {
     /// Another process holds the data directory.
     Locked { file: FileName },
     /// Anything else the system reported.
-    Io {
-        file: FileName,
-        action: &'static str,
-        reason: String,
-    },
+    Io { file: FileName, action: &'static str, reason: String },
     /// An earlier sync or write failed; nothing is attempted any more (what a failed sync left is unknown).
     Latched,
 }
@@ -131,11 +121,7 @@ impl fmt::Display for DiskError {
             DiskError::NoSpace { file } => write!(f, "{file}: no space left on device"),
             DiskError::NotFound { file } => write!(f, "{file}: no such file or directory"),
             DiskError::Locked { file } => write!(f, "{file}: locked by another process"),
-            DiskError::Io {
-                file,
-                action,
-                reason,
-            } => write!(f, "{action} {file}: {reason}"),
+            DiskError::Io { file, action, reason } => write!(f, "{action} {file}: {reason}"),
             DiskError::Latched => f.write_str("disk stopped after an earlier failure"),
         }
     }

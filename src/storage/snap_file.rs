@@ -29,14 +29,9 @@ impl SnapName {
         let (term, index) = name.strip_suffix(".snap")?.split_once('-')?;
         let hex = |digits: &str| {
             let plain = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-            plain
-                .then(|| u64::from_str_radix(digits, 16).ok())
-                .flatten()
+            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
         };
-        Some(SnapName {
-            term: hex(term)?,
-            index: hex(index)?,
-        })
+        Some(SnapName { term: hex(term)?, index: hex(index)? })
     }
 
     pub fn file(self, dir: &FileName) -> FileName {
@@ -86,10 +81,7 @@ pub fn encode(snapshot: &[u8]) -> Bytes {
 
 /// The encoded raftpb.Snapshot inside.
 pub fn decode(file: &FileName, body: &Bytes) -> Result<Bytes, SnapError> {
-    let corrupt = |what| SnapError::Corrupt {
-        file: file.clone(),
-        what,
-    };
+    let corrupt = |what| SnapError::Corrupt { file: file.clone(), what };
     let (mut crc, mut data) = (0, Bytes::new());
     let mut fields = Fields::of(body.clone());
     while let Some(field) = fields.next().map_err(|_| corrupt("not a snapshot file"))? {
@@ -114,11 +106,7 @@ pub fn decode(file: &FileName, body: &Bytes) -> Result<Bytes, SnapError> {
 pub fn save(dir: &FileName, name: SnapName, snapshot: &[u8], ops: &mut Vec<DiskOp>) {
     let file = name.file(dir);
     ops.push(DiskOp::Create { file: file.clone() });
-    ops.push(DiskOp::Write {
-        file: file.clone(),
-        offset: 0,
-        data: encode(snapshot),
-    });
+    ops.push(DiskOp::Write { file: file.clone(), offset: 0, data: encode(snapshot) });
     ops.push(DiskOp::Sync { file: file.clone() });
     ops.push(DiskOp::SyncDir { dir: dir.clone() });
     ops.push(DiskOp::Close { file });
@@ -133,14 +121,9 @@ pub fn load_newest(
 ) -> Result<Option<(SnapName, Bytes)>, SnapError> {
     let names = disk.list(dir)?;
     for name in names.iter().filter(|name| name.starts_with("db.tmp")) {
-        disk.execute(&DiskOp::Remove {
-            file: FileName::new(format!("{dir}/{name}")),
-        })?;
+        disk.execute(&DiskOp::Remove { file: FileName::new(format!("{dir}/{name}")) })?;
     }
-    let mut snaps: Vec<_> = names
-        .iter()
-        .filter_map(|name| SnapName::parse(name))
-        .collect();
+    let mut snaps: Vec<_> = names.iter().filter_map(|name| SnapName::parse(name)).collect();
     snaps.sort_unstable();
     for name in snaps.into_iter().rev().filter(|name| accept(*name)) {
         let file = name.file(dir);
@@ -174,9 +157,7 @@ pub fn purge(
         with.sort_unstable();
         let old = with.len().saturating_sub(max);
         for name in &with[..old] {
-            ops.push(DiskOp::Remove {
-                file: FileName::new(format!("{dir}/{name}")),
-            });
+            ops.push(DiskOp::Remove { file: FileName::new(format!("{dir}/{name}")) });
         }
     }
     Ok(())
@@ -197,10 +178,7 @@ mod tests {
         for (term, index) in names {
             save(
                 &dir(),
-                SnapName {
-                    term: *term,
-                    index: *index,
-                },
+                SnapName { term: *term, index: *index },
                 format!("{term}.{index}").as_bytes(),
                 &mut ops,
             );
@@ -212,18 +190,10 @@ mod tests {
     #[test]
     fn the_newest_accepted_readable_file_is_loaded_and_broken_ones_are_set_aside() {
         let mut disk = disk_with(&[(1, 5), (2, 9), (2, 0x1f), (3, 40)]);
-        let damaged = SnapName {
-            term: 2,
-            index: 0x1f,
-        };
+        let damaged = SnapName { term: 2, index: 0x1f };
         assert!(disk.flip_bit(&damaged.file(&dir()), 9, 1));
-        let loaded = load_newest(&mut disk, &dir(), &mut |name| name.term < 3)
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            loaded,
-            (SnapName { term: 2, index: 9 }, Bytes::from_static(b"2.9"))
-        );
+        let loaded = load_newest(&mut disk, &dir(), &mut |name| name.term < 3).unwrap().unwrap();
+        assert_eq!(loaded, (SnapName { term: 2, index: 9 }, Bytes::from_static(b"2.9")));
         let names = disk.list(&dir()).unwrap();
         assert!(
             names.contains(&"0000000000000002-000000000000001f.snap.broken".to_string()),
@@ -250,20 +220,14 @@ mod tests {
     fn purge_keeps_the_newest_of_each_kind() {
         let mut disk = disk_with(&[(1, 5), (2, 9), (2, 10)]);
         for name in ["0000000000000005.snap.db", "0000000000000009.snap.db"] {
-            disk.execute(&DiskOp::Create {
-                file: FileName::new(format!("snap/{name}")),
-            })
-            .unwrap();
+            disk.execute(&DiskOp::Create { file: FileName::new(format!("snap/{name}")) }).unwrap();
         }
         let mut ops = Vec::new();
         purge(&disk, &dir(), 1, &mut ops).unwrap();
         ops.iter().for_each(|op| disk.execute(op).unwrap());
         assert_eq!(
             disk.list(&dir()).unwrap(),
-            [
-                "0000000000000002-000000000000000a.snap",
-                "0000000000000009.snap.db"
-            ]
+            ["0000000000000002-000000000000000a.snap", "0000000000000009.snap.db"]
         );
     }
 }

@@ -124,10 +124,7 @@ mod tests {
             &[0xff; 11],
             &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
         ] {
-            assert_eq!(
-                Fields::of(Bytes::copy_from_slice(bytes)).varint(),
-                Err(Malformed)
-            );
+            assert_eq!(Fields::of(Bytes::copy_from_slice(bytes)).varint(), Err(Malformed));
         }
     }
 }

@@ -84,10 +84,7 @@ impl fmt::Display for BoltError {
             BoltError::Disk(error) => error.fmt(f),
             BoltError::Sink(reason) => f.write_str(reason),
             BoltError::Corrupt { page, what } => {
-                write!(
-                    f,
-                    "database page {page}: {what}; restore the file from a backup or a peer"
-                )
+                write!(f, "database page {page}: {what}; restore the file from a backup or a peer")
             }
             BoltError::NotABoltFile => f.write_str("not a bbolt database: no valid meta page"),
         }
@@ -116,9 +113,7 @@ impl PageSource for Bytes {
     }
 
     fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, BoltError> {
-        let from = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(self.len());
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
         Ok(self.slice(from..from.saturating_add(len).min(self.len())))
     }
 }
@@ -131,9 +126,7 @@ pub struct FileSource<'a, D> {
 
 impl<D: DiskRead> PageSource for FileSource<'_, D> {
     fn length(&self) -> Result<u64, BoltError> {
-        let missing = || DiskError::NotFound {
-            file: self.file.clone(),
-        };
+        let missing = || DiskError::NotFound { file: self.file.clone() };
         Ok(self.disk.len(&self.file)?.ok_or_else(missing)?)
     }
 

@@ -67,20 +67,9 @@ impl<S: PageSource> BoltReader<S> {
                 best = Some(meta);
             }
         }
-        let BoltReader {
-            page_bytes,
-            root,
-            pages,
-            txid,
-            ..
-        } = best.ok_or(BoltError::NotABoltFile)?;
-        Ok(BoltReader {
-            source,
-            page_bytes,
-            root,
-            pages,
-            txid,
-        })
+        let BoltReader { page_bytes, root, pages, txid, .. } =
+            best.ok_or(BoltError::NotABoltFile)?;
+        Ok(BoltReader { source, page_bytes, root, pages, txid })
     }
 
     pub fn page_bytes(&self) -> u32 {
@@ -102,10 +91,7 @@ impl<S: PageSource> BoltReader<S> {
         let mut buckets = Vec::new();
         self.walk(self.root, &[], &mut |leaf| {
             if leaf.is_bucket {
-                buckets.push((
-                    Bytes::copy_from_slice(&leaf.key),
-                    self.parse_bucket(&leaf.value)?,
-                ));
+                buckets.push((Bytes::copy_from_slice(&leaf.key), self.parse_bucket(&leaf.value)?));
             }
             Ok(ControlFlow::Continue(()))
         })?;
@@ -161,11 +147,7 @@ impl<S: PageSource> BoltReader<S> {
         }
         let (root, sequence) = (u64_at(value, 0), u64_at(value, 8));
         let inline = (root == 0).then(|| value.slice(BUCKET_BYTES..));
-        Ok(Bucket {
-            root,
-            inline,
-            sequence,
-        })
+        Ok(Bucket { root, inline, sequence })
     }
 
     fn page(&self, id: u64) -> Result<Page, BoltError> {
@@ -173,9 +155,8 @@ impl<S: PageSource> BoltReader<S> {
             return Err(corrupt(id, "page number out of range"));
         }
         let size = self.page_bytes as usize;
-        let offset = id
-            .checked_mul(size as u64)
-            .ok_or_else(|| corrupt(id, "page number out of range"))?;
+        let offset =
+            id.checked_mul(size as u64).ok_or_else(|| corrupt(id, "page number out of range"))?;
         let first = self.source.read_at(offset, size)?;
         if first.len() < size {
             return Err(corrupt(id, "the file ends before"));
@@ -200,13 +181,12 @@ impl<S: PageSource> BoltReader<S> {
         let mut path: Vec<(Page, usize)> = Vec::new();
         let mut seeking = true;
         let mut next = Some(root);
-        // A file whose branches share pages would take for ever.
-        let mut steps = self.pages.saturating_mul(2);
+        // A damaged file whose branches share pages would take for ever.
+        let pages = self.source.length()? / u64::from(self.page_bytes);
+        let mut steps = pages.min(self.pages);
         loop {
             if let Some(id) = next.take() {
-                steps = steps
-                    .checked_sub(1)
-                    .ok_or_else(|| corrupt(id, "the tree has a loop"))?;
+                steps = steps.checked_sub(1).ok_or_else(|| corrupt(id, "the tree has a loop"))?;
                 let page = self.page(id)?;
                 if page.is_leaf {
                     let from = if seeking { from } else { &[] };
@@ -218,11 +198,7 @@ impl<S: PageSource> BoltReader<S> {
                     if path.len() >= DEPTH_MAX {
                         return Err(corrupt(id, "the tree is too deep"));
                     }
-                    let at = if seeking {
-                        seek_branch(&page, from)?
-                    } else {
-                        0
-                    };
+                    let at = if seeking { seek_branch(&page, from)? } else { 0 };
                     path.push((page, at));
                 }
             }
@@ -248,9 +224,9 @@ fn walk_leaf(page: &Page, from: &[u8], visit: Visit<'_>) -> Result<ControlFlow<(
     while low < high {
         let middle = usize::midpoint(low, high);
         if leaf_element(page, middle)?.key < from {
-            low = middle + 1
+            low = middle + 1;
         } else {
-            high = middle
+            high = middle;
         }
     }
     for at in low..page.count {
@@ -267,9 +243,9 @@ fn seek_branch(page: &Page, from: &[u8]) -> Result<usize, BoltError> {
     while low < high {
         let middle = usize::midpoint(low, high);
         if branch_element(page, middle)?.0 <= from {
-            low = middle + 1
+            low = middle + 1;
         } else {
-            high = middle
+            high = middle;
         }
     }
     Ok(low.saturating_sub(1))
@@ -288,12 +264,7 @@ fn parse_page(id: u64, bytes: Bytes) -> Result<Page, BoltError> {
     if (bytes.len() - PAGE_HEADER_BYTES) / ELEMENT_BYTES < count {
         return Err(corrupt(id, "more elements than bytes"));
     }
-    Ok(Page {
-        id,
-        is_leaf,
-        count,
-        bytes,
-    })
+    Ok(Page { id, is_leaf, count, bytes })
 }
 
 fn leaf_element(page: &Page, at: usize) -> Result<Leaf, BoltError> {
@@ -344,13 +315,7 @@ fn parse_meta(
         && page_bytes.is_power_of_two()
         && (1024..=1 << 24).contains(&page_bytes);
     let (root, pages, txid) = (u64_at(meta, 16), u64_at(meta, 40), u64_at(meta, 48));
-    Ok(valid.then_some(BoltReader {
-        source: (),
-        page_bytes,
-        root,
-        pages,
-        txid,
-    }))
+    Ok(valid.then_some(BoltReader { source: (), page_bytes, root, pages, txid }))
 }
 
 fn corrupt(page: u64, what: &'static str) -> BoltError {

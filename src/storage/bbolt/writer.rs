@@ -88,22 +88,10 @@ impl<K: PageSink> BoltWriter<K> {
             page_bytes.is_power_of_two() && (1024..=1 << 16).contains(&page_bytes),
             "page size {page_bytes}"
         );
-        assert!(
-            txid >= 1,
-            "the meta pages have two consecutive transactions"
-        );
-        let pages = Pages {
-            sink,
-            page_bytes: page_bytes as usize,
-            next: 2,
-            buffer: BytesMut::new(),
-        };
-        BoltWriter {
-            pages,
-            txid,
-            buckets: Vec::new(),
-            open: None,
-        }
+        assert!(txid >= 1, "the meta pages have two consecutive transactions");
+        let pages =
+            Pages { sink, page_bytes: page_bytes as usize, next: 2, buffer: BytesMut::new() };
+        BoltWriter { pages, txid, buckets: Vec::new(), open: None }
     }
 
     /// Begins a bucket; ends the one before. Buckets may come in any order, each once.
@@ -154,10 +142,7 @@ impl<K: PageSink> BoltWriter<K> {
 
 impl Tree {
     fn new() -> Tree {
-        Tree {
-            levels: vec![Level::default()],
-            last_key: None,
-        }
+        Tree { levels: vec![Level::default()], last_key: None }
     }
 
     fn put<K: PageSink>(
@@ -167,16 +152,8 @@ impl Tree {
         key: &[u8],
         value: &[u8],
     ) -> Result<(), BoltError> {
-        assert!(
-            (1..=KEY_BYTES_MAX).contains(&key.len()),
-            "a key of {} bytes",
-            key.len()
-        );
-        assert!(
-            value.len() <= VALUE_BYTES_MAX,
-            "a value of {} bytes",
-            value.len()
-        );
+        assert!((1..=KEY_BYTES_MAX).contains(&key.len()), "a key of {} bytes", key.len());
+        assert!(value.len() <= VALUE_BYTES_MAX, "a value of {} bytes", value.len());
         assert!(
             self.last_key.as_ref().is_none_or(|last| last < key),
             "key {key:?} is not above the one before"
@@ -213,12 +190,7 @@ impl Tree {
         }
         let above = &mut self.levels[at + 1];
         above.packed.extend_from_slice(&key);
-        above.elements.push(Element {
-            flags: 0,
-            key_bytes: key.len(),
-            value_bytes: 0,
-            child,
-        });
+        above.elements.push(Element { flags: 0, key_bytes: key.len(), value_bytes: 0, child });
         Ok(())
     }
 
@@ -228,10 +200,8 @@ impl Tree {
         loop {
             // The only page of the highest level is the root.
             if at + 1 == self.levels.len() && self.levels[at].written == 0 {
-                return pages.write(
-                    if at == 0 { KIND_LEAF } else { KIND_BRANCH },
-                    &self.levels[at],
-                );
+                return pages
+                    .write(if at == 0 { KIND_LEAF } else { KIND_BRANCH }, &self.levels[at]);
             }
             if !self.levels[at].elements.is_empty() {
                 self.flush(pages, at)?;

@@ -27,7 +27,7 @@ use crate::disk::{
     BatchId, Completion, Disk, DiskBatch, DiskError, DiskOp, DiskQueue, DiskRead, FileName,
 };
 use rng::Rng;
-use tree::{Keep, Tree};
+use tree::{Keep, KeepNames, Tree};
 
 #[derive(Clone)]
 pub struct MemDisk {
@@ -67,11 +67,7 @@ impl Default for MemDisk {
 impl fmt::Debug for MemDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
-        write!(
-            f,
-            "MemDisk({} ops, {} syncs, {} bytes)",
-            state.ops, state.syncs, state.tree.used
-        )
+        write!(f, "MemDisk({} ops, {} syncs, {} bytes)", state.ops, state.syncs, state.tree.used)
     }
 }
 
@@ -96,10 +92,7 @@ impl MemDisk {
             freeze_at: None,
             frozen: false,
         };
-        MemDisk {
-            shared: Arc::new(Mutex::new(state)),
-            incarnation: 0,
-        }
+        MemDisk { shared: Arc::new(Mutex::new(state)), incarnation: 0 }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -146,8 +139,8 @@ impl MemDisk {
     }
 
     /// What a power loss now may leave: nothing or everything of what is unsynced, and the last write torn at every
-    /// byte that is near an edge (all of them, for a short write), alone and with everything else; each with the
-    /// unsynced names and without.
+    /// byte that is near an edge (all of them, for a short write), alone and with everything else; each with all
+    /// unsynced names, none, and only the newest.
     pub fn crash_images(&self) -> Vec<MemDisk> {
         let tree = &self.state().tree;
         let mut keeps = vec![Keep::None, Keep::All];
@@ -158,11 +151,9 @@ impl MemDisk {
             keeps.extend(tears.flat_map(|n| [Keep::LastTorn(n), Keep::OnlyLast(n)]));
             keeps.push(Keep::OnlyLast(len));
         }
-        let both = keeps
-            .iter()
-            .flat_map(|keep| [(*keep, true), (*keep, false)]);
-        both.map(|(keep, names)| MemDisk::with_tree(tree.crash_exactly(keep, names)))
-            .collect()
+        let names = [KeepNames::All, KeepNames::None, KeepNames::OnlyLast];
+        let both = keeps.iter().flat_map(|keep| names.map(|names| (*keep, names)));
+        both.map(|(keep, names)| MemDisk::with_tree(tree.crash_exactly(keep, names))).collect()
     }
 
     /// Flips a bit on the medium, whatever was or was not synced; false if the file is not that long.
@@ -211,10 +202,7 @@ impl MemDisk {
     pub fn complete_next(&self, queue: DiskQueue) -> Option<BatchId> {
         let mut state = self.state();
         let id = state.queues[queue as usize].front()?.batch.id;
-        while state.queues[queue as usize]
-            .front()
-            .is_some_and(|first| first.batch.id == id)
-        {
+        while state.queues[queue as usize].front().is_some_and(|first| first.batch.id == id) {
             state.step(queue);
         }
         Some(id)
@@ -237,11 +225,7 @@ impl MemDisk {
 
     fn alive(&self) -> Result<MutexGuard<'_, State>, DiskError> {
         let state = self.state();
-        if state.incarnation == self.incarnation {
-            Ok(state)
-        } else {
-            Err(DiskError::Latched)
-        }
+        if state.incarnation == self.incarnation { Ok(state) } else { Err(DiskError::Latched) }
     }
 }
 
@@ -260,18 +244,10 @@ impl State {
 
     /// Runs a seeded number of waiting operations, the two queues interleaved.
     fn run_some(&mut self, rng: &mut Rng) {
-        let waiting = self
-            .queues
-            .iter()
-            .flatten()
-            .map(|w| w.batch.ops.len() - w.ran)
-            .sum::<usize>();
+        let waiting =
+            self.queues.iter().flatten().map(|w| w.batch.ops.len() - w.ran).sum::<usize>();
         for _ in 0..rng.below(waiting as u64 + 1) {
-            let queue = if rng.chance(1, 2) {
-                DiskQueue::Log
-            } else {
-                DiskQueue::Bulk
-            };
+            let queue = if rng.chance(1, 2) { DiskQueue::Log } else { DiskQueue::Bulk };
             self.step(queue);
         }
     }
@@ -287,22 +263,14 @@ impl State {
         match result {
             Ok(()) if !last => {}
             Ok(()) => {
-                let first = self.queues[queue as usize]
-                    .pop_front()
-                    .expect("it was there");
-                self.done.push_back(Completion {
-                    id: first.batch.id,
-                    result: Ok(()),
-                });
+                let first = self.queues[queue as usize].pop_front().expect("it was there");
+                self.done.push_back(Completion { id: first.batch.id, result: Ok(()) });
             }
             Err(error) => {
                 // What stands behind was built upon this batch.
                 for waiting in std::mem::take(&mut self.queues[queue as usize]) {
                     let result = Err(error.clone());
-                    self.done.push_back(Completion {
-                        id: waiting.batch.id,
-                        result,
-                    });
+                    self.done.push_back(Completion { id: waiting.batch.id, result });
                 }
             }
         }
@@ -336,9 +304,7 @@ impl State {
             self.latched = true;
             return Err(io(target(op), "operation on"));
         }
-        let room = self
-            .capacity
-            .map_or(u64::MAX, |most| most.saturating_sub(self.tree.used));
+        let room = self.capacity.map_or(u64::MAX, |most| most.saturating_sub(self.tree.used));
         let result = self.tree.run(op, room);
         if !matches!(result, Ok(()) | Err(DiskError::NoSpace { .. })) {
             self.latched = true;
@@ -353,11 +319,7 @@ impl DiskRead for MemDisk {
     }
 
     fn len(&self, file: &FileName) -> Result<Option<u64>, DiskError> {
-        Ok(self
-            .alive()?
-            .tree
-            .bytes(file)
-            .map(|bytes| bytes.len() as u64))
+        Ok(self.alive()?.tree.bytes(file).map(|bytes| bytes.len() as u64))
     }
 
     fn read_at(&self, file: &FileName, offset: u64, len: usize) -> Result<Bytes, DiskError> {
@@ -365,9 +327,7 @@ impl DiskRead for MemDisk {
         let Some(bytes) = state.tree.bytes(file) else {
             return Err(DiskError::NotFound { file: file.clone() });
         };
-        let from = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let to = from.saturating_add(len).min(bytes.len());
         Ok(Bytes::copy_from_slice(&bytes[from..to]))
     }
@@ -416,11 +376,7 @@ fn target(op: &DiskOp) -> &FileName {
 }
 
 fn io(file: &FileName, action: &'static str) -> DiskError {
-    DiskError::Io {
-        file: file.clone(),
-        action,
-        reason: "injected".to_string(),
-    }
+    DiskError::Io { file: file.clone(), action, reason: "injected".to_string() }
 }
 
 #[cfg(test)]
@@ -432,11 +388,7 @@ mod tests {
     }
 
     fn write(file: &str, offset: u64, data: &'static [u8]) -> DiskOp {
-        DiskOp::Write {
-            file: name(file),
-            offset,
-            data: Bytes::from_static(data),
-        }
+        DiskOp::Write { file: name(file), offset, data: Bytes::from_static(data) }
     }
 
     fn run(disk: &mut MemDisk, ops: &[DiskOp]) {
@@ -452,43 +404,24 @@ mod tests {
             run(
                 &mut disk,
                 &[
-                    DiskOp::MakeDir {
-                        dir: name("a/b.tmp"),
-                    },
-                    DiskOp::Create {
-                        file: name("a/b.tmp/f"),
-                    },
+                    DiskOp::MakeDir { dir: name("a/b.tmp") },
+                    DiskOp::Create { file: name("a/b.tmp/f") },
                     write("a/b.tmp/f", 0, b"durable"),
-                    DiskOp::Sync {
-                        file: name("a/b.tmp/f"),
-                    },
-                    DiskOp::SyncDir {
-                        dir: name("a/b.tmp"),
-                    },
-                    DiskOp::Rename {
-                        from: name("a/b.tmp"),
-                        to: name("a/b"),
-                    },
+                    DiskOp::Sync { file: name("a/b.tmp/f") },
+                    DiskOp::SyncDir { dir: name("a/b.tmp") },
+                    DiskOp::Rename { from: name("a/b.tmp"), to: name("a/b") },
                     DiskOp::SyncDir { dir: name("a") },
                     DiskOp::SyncDir { dir: name("") },
                     write("a/b/f", 7, b" and not"),
-                    DiskOp::Create {
-                        file: name("a/b/g"),
-                    },
+                    DiskOp::Create { file: name("a/b/g") },
                 ],
             );
             let mut dead = disk.clone();
             disk.crash(seed);
             let bytes = disk.read_at(&name("a/b/f"), 0, 100).unwrap();
-            assert!(
-                bytes.starts_with(b"durable") && bytes.len() <= 15,
-                "{bytes:?}"
-            );
+            assert!(bytes.starts_with(b"durable") && bytes.len() <= 15, "{bytes:?}");
             assert!(disk.list(&name("a")).unwrap() == ["b"]);
-            assert_eq!(
-                dead.execute(&write("a/b/f", 0, b"x")),
-                Err(DiskError::Latched)
-            );
+            assert_eq!(dead.execute(&write("a/b/f", 0, b"x")), Err(DiskError::Latched));
             assert_eq!(dead.read_at(&name("a/b/f"), 0, 1), Err(DiskError::Latched));
         }
     }
@@ -501,10 +434,7 @@ mod tests {
             let (old, new) = (name("old"), name("new"));
             run(
                 &mut disk,
-                &[
-                    DiskOp::Create { file: old.clone() },
-                    DiskOp::SyncDir { dir: name("") },
-                ],
+                &[DiskOp::Create { file: old.clone() }, DiskOp::SyncDir { dir: name("") }],
             );
             run(&mut disk, &[DiskOp::Rename { from: old, to: new }]);
             disk.crash(seed);
@@ -527,43 +457,22 @@ mod tests {
         };
         disk.submit(batch(1, &ops));
         let full = Err(DiskError::NoSpace { file: name("f") });
-        assert_eq!(
-            disk.poll(),
-            Some(Completion {
-                id: BatchId(1),
-                result: full
-            })
-        );
+        assert_eq!(disk.poll(), Some(Completion { id: BatchId(1), result: full }));
         assert_eq!(disk.used_bytes(), 4);
         disk.limit_bytes(None);
         disk.submit(batch(2, &ops));
-        assert_eq!(
-            disk.poll(),
-            Some(Completion {
-                id: BatchId(2),
-                result: Ok(())
-            })
-        );
+        assert_eq!(disk.poll(), Some(Completion { id: BatchId(2), result: Ok(()) }));
         assert_eq!(&disk.read_at(&name("f"), 0, 9).unwrap()[..], b"123456");
     }
 
     #[test]
     fn a_failed_sync_loses_what_it_covered_and_latches() {
         let mut disk = MemDisk::new();
-        run(
-            &mut disk,
-            &[
-                DiskOp::Create { file: name("f") },
-                DiskOp::SyncDir { dir: name("") },
-            ],
-        );
+        run(&mut disk, &[DiskOp::Create { file: name("f") }, DiskOp::SyncDir { dir: name("") }]);
         run(&mut disk, &[write("f", 0, b"lost")]);
         disk.fail_sync(1);
         assert!(disk.execute(&DiskOp::Sync { file: name("f") }).is_err());
-        assert_eq!(
-            disk.execute(&DiskOp::Sync { file: name("f") }),
-            Err(DiskError::Latched)
-        );
+        assert_eq!(disk.execute(&DiskOp::Sync { file: name("f") }), Err(DiskError::Latched));
         disk.crash(1);
         assert_eq!(disk.len(&name("f")), Ok(Some(0)));
     }
@@ -572,19 +481,9 @@ mod tests {
     fn deferred_batches_run_by_hand_and_queues_are_independent() {
         let mut disk = MemDisk::new();
         disk.defer(true);
-        for (id, queue) in [
-            (1, DiskQueue::Log),
-            (2, DiskQueue::Bulk),
-            (3, DiskQueue::Log),
-        ] {
-            let ops = vec![DiskOp::Create {
-                file: name(&format!("f{id}")),
-            }];
-            disk.submit(DiskBatch {
-                id: BatchId(id),
-                queue,
-                ops,
-            });
+        for (id, queue) in [(1, DiskQueue::Log), (2, DiskQueue::Bulk), (3, DiskQueue::Log)] {
+            let ops = vec![DiskOp::Create { file: name(&format!("f{id}")) }];
+            disk.submit(DiskBatch { id: BatchId(id), queue, ops });
         }
         assert_eq!(disk.poll(), None);
         assert_eq!(disk.complete_next(DiskQueue::Bulk), Some(BatchId(2)));

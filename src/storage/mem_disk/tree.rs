@@ -146,6 +146,15 @@ pub(super) enum Keep {
     OnlyLast(u64),
 }
 
+/// Which unsynced changes of names a crash image keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum KeepNames {
+    None,
+    All,
+    /// The newest, without those it may rely on.
+    OnlyLast,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     live: Names,
@@ -196,9 +205,7 @@ impl Tree {
         let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
         match self.node(dir) {
             Some(Node::Dir(id)) => Ok((id, file.base().to_string())),
-            _ => Err(DiskError::NotFound {
-                file: FileName::new(dir),
-            }),
+            _ => Err(DiskError::NotFound { file: FileName::new(dir) }),
         }
     }
 
@@ -212,12 +219,7 @@ impl Tree {
         let mut used = 0;
         let mut dirs = vec![ROOT];
         while let Some(dir) = dirs.pop() {
-            for node in self
-                .live
-                .get(&dir)
-                .into_iter()
-                .flat_map(|names| names.values())
-            {
+            for node in self.live.get(&dir).into_iter().flat_map(|names| names.values()) {
                 match node {
                     Node::Dir(id) => dirs.push(*id),
                     Node::File(id) => used += self.files[id].live.len() as u64,
@@ -245,9 +247,7 @@ impl Tree {
     }
 
     pub(super) fn bytes(&self, file: &FileName) -> Option<&[u8]> {
-        self.file(file)
-            .ok()
-            .map(|id| self.files[&id].live.as_slice())
+        self.file(file).ok().map(|id| self.files[&id].live.as_slice())
     }
 
     pub(super) fn flip_bit(&mut self, file: &FileName, offset: u64, bit: u8) -> bool {
@@ -276,34 +276,14 @@ impl Tree {
                 // A full disk takes what fits: a short write.
                 let data = data.slice(..fits as usize);
                 let short = fits < data.len() as u64 || fits < op_len(op);
-                self.change(
-                    id,
-                    DataChange::Write {
-                        offset: *offset,
-                        data,
-                    },
-                );
-                if short {
-                    Err(DiskError::NoSpace { file: file.clone() })
-                } else {
-                    Ok(())
-                }
+                self.change(id, DataChange::Write { offset: *offset, data });
+                if short { Err(DiskError::NoSpace { file: file.clone() }) } else { Ok(()) }
             }
             DiskOp::Zero { file, offset, len } => {
                 let id = self.file(file)?;
                 let fits = self.fitting(id, *offset, *len, room);
-                self.change(
-                    id,
-                    DataChange::Zero {
-                        offset: *offset,
-                        len: fits,
-                    },
-                );
-                if fits < *len {
-                    Err(DiskError::NoSpace { file: file.clone() })
-                } else {
-                    Ok(())
-                }
+                self.change(id, DataChange::Zero { offset: *offset, len: fits });
+                if fits < *len { Err(DiskError::NoSpace { file: file.clone() }) } else { Ok(()) }
             }
             DiskOp::SetLen { file, len } => {
                 let id = self.file(file)?;
@@ -350,11 +330,7 @@ impl Tree {
                     self.live.insert(id, BTreeMap::new());
                     self.durable.insert(id, BTreeMap::new());
                     let node = Node::Dir(id);
-                    self.rename_node(NameChange::Link {
-                        dir: at,
-                        name: part.to_string(),
-                        node,
-                    });
+                    self.rename_node(NameChange::Link { dir: at, name: part.to_string(), node });
                     id
                 }
             };
@@ -374,11 +350,7 @@ impl Tree {
                 let id = self.next_id;
                 self.next_id += 1;
                 self.files.insert(id, FileBytes::default());
-                self.rename_node(NameChange::Link {
-                    dir,
-                    name,
-                    node: Node::File(id),
-                });
+                self.rename_node(NameChange::Link { dir, name, node: Node::File(id) });
             }
         }
         Ok(())
@@ -395,11 +367,7 @@ impl Tree {
             (Node::Dir(_), Some(Node::Dir(id))) if self.live[id].is_empty() => {}
             _ => return Err(io(to, "rename onto", "the target is in the way")),
         }
-        self.rename_node(NameChange::Move {
-            from: source,
-            to: target,
-            node,
-        });
+        self.rename_node(NameChange::Move { from: source, to: target, node });
         Ok(())
     }
 
@@ -436,11 +404,7 @@ impl Tree {
     /// A failed sync: what was to be synced is gone, although everybody still sees it.
     pub(super) fn lose_pending(&mut self, file: &FileName) {
         if let Ok(id) = self.file(file) {
-            self.files
-                .get_mut(&id)
-                .expect("a named file has bytes")
-                .pending
-                .clear();
+            self.files.get_mut(&id).expect("a named file has bytes").pending.clear();
         }
     }
 
@@ -451,17 +415,12 @@ impl Tree {
     }
 
     fn last_touched(&self) -> Option<u64> {
-        let unsynced = self
-            .files
-            .iter()
-            .filter(|(_, file)| !file.pending.is_empty());
-        unsynced
-            .max_by_key(|(_, file)| file.touched)
-            .map(|(id, _)| *id)
+        let unsynced = self.files.iter().filter(|(_, file)| !file.pending.is_empty());
+        unsynced.max_by_key(|(_, file)| file.touched).map(|(id, _)| *id)
     }
 
     /// The tree after a power loss, chosen exactly.
-    pub(super) fn crash_exactly(&self, data: Keep, names: bool) -> Tree {
+    pub(super) fn crash_exactly(&self, data: Keep, names: KeepNames) -> Tree {
         let mut after = self.clone();
         let last = self.last_touched();
         for (id, file) in &mut after.files {
@@ -480,10 +439,14 @@ impl Tree {
                 }
             }
         }
-        if names {
-            for change in std::mem::take(&mut after.pending) {
-                change.apply(&mut after.durable);
-            }
+        let pending = std::mem::take(&mut after.pending);
+        let from = match names {
+            KeepNames::None => pending.len(),
+            KeepNames::All => 0,
+            KeepNames::OnlyLast => pending.len().saturating_sub(1),
+        };
+        for change in &pending[from..] {
+            change.apply(&mut after.durable);
         }
         after.restart_from_durable();
         after
@@ -525,12 +488,7 @@ impl Tree {
         let mut reached = Vec::new();
         let mut dirs = vec![ROOT];
         while let Some(dir) = dirs.pop() {
-            for node in self
-                .live
-                .get(&dir)
-                .into_iter()
-                .flat_map(|names| names.values())
-            {
+            for node in self.live.get(&dir).into_iter().flat_map(|names| names.values()) {
                 match node {
                     Node::Dir(id) => dirs.push(*id),
                     Node::File(id) => reached.push(*id),
@@ -553,9 +511,5 @@ fn op_len(op: &DiskOp) -> u64 {
 }
 
 fn io(file: &FileName, action: &'static str, reason: &str) -> DiskError {
-    DiskError::Io {
-        file: file.clone(),
-        action,
-        reason: reason.to_string(),
-    }
+    DiskError::Io { file: file.clone(), action, reason: reason.to_string() }
 }

@@ -26,12 +26,7 @@ pub(super) struct BlockCache {
 impl BlockCache {
     pub(super) fn new(cache_bytes: usize) -> BlockCache {
         let frames_max = (cache_bytes / BLOCK_BYTES as usize).max(1);
-        BlockCache {
-            frames: Vec::new(),
-            places: BTreeMap::new(),
-            hand: 0,
-            frames_max,
-        }
+        BlockCache { frames: Vec::new(), places: BTreeMap::new(), hand: 0, frames_max }
     }
 
     /// The block, if its first `len` bytes are here: the last block of a growing segment may have been read short.
@@ -46,11 +41,7 @@ impl BlockCache {
             self.frames[*place].bytes = bytes;
             return;
         }
-        let frame = Frame {
-            key,
-            bytes,
-            recent: false,
-        };
+        let frame = Frame { key, bytes, recent: false };
         if self.frames.len() < self.frames_max {
             self.places.insert(key, self.frames.len());
             self.frames.push(frame);

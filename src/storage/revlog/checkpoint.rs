@@ -64,20 +64,14 @@ impl Manifest {
             let (first, last, generation) =
                 (body.get_u64_le(), body.get_u64_le(), body.get_u32_le());
             manifest.segments.push(ManifestSegment {
-                name: SegmentName {
-                    first,
-                    last,
-                    generation,
-                },
+                name: SegmentName { first, last, generation },
                 live_version: body.get_u32_le(),
                 live_records: body.get_u64_le(),
                 low: (body.get_i64_le(), body.get_i64_le()),
             });
         }
         for _ in 0..tables {
-            manifest
-                .tables
-                .push(record::decode_table_record(&mut body)?);
+            manifest.tables.push(record::decode_table_record(&mut body)?);
         }
         body.is_empty().then_some(manifest)
     }
@@ -125,30 +119,17 @@ impl<R: DiskRead> RevisionLog<R> {
             return None;
         }
         let synced = std::mem::take(&mut self.dirty);
-        for segment in self
-            .segments
-            .iter()
-            .filter(|segment| synced.contains(&segment.uid))
-        {
-            ops.push(DiskOp::Sync {
-                file: segment.file.clone(),
-            });
+        for segment in self.segments.iter().filter(|segment| synced.contains(&segment.uid)) {
+            ops.push(DiskOp::Sync { file: segment.file.clone() });
         }
         let stale = self.save_deaths(ops);
-        ops.push(DiskOp::SyncDir {
-            dir: self.dir.clone(),
-        });
+        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
 
         let file = checkpoint_file(&self.dir);
         let tmp = FileName::new(format!("{file}.tmp"));
         let bytes = sealed::write(&tmp, CHECKPOINT_MAGIC, vec![self.manifest()], ops);
-        ops.push(DiskOp::Rename {
-            from: tmp,
-            to: file,
-        });
-        ops.push(DiskOp::SyncDir {
-            dir: self.dir.clone(),
-        });
+        ops.push(DiskOp::Rename { from: tmp, to: file });
+        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
 
         // Only now does nothing durable refer to these.
         let images = self.images.files.len().saturating_sub(1);
@@ -246,10 +227,7 @@ impl<R: DiskRead> RevisionLog<R> {
     /// again. Returns [`RevisionLog::durable_index`].
     pub fn checkpointed(&mut self, ticket: CheckpointTicket, ok: bool) -> u64 {
         let pending = self.pending.take().expect("a checkpoint is under way");
-        assert_eq!(
-            pending.ticket, ticket.0,
-            "the ticket is of another checkpoint"
-        );
+        assert_eq!(pending.ticket, ticket.0, "the ticket is of another checkpoint");
         if ok {
             self.durable_index = pending.applied_index;
             self.durable_segment = pending.active;
@@ -286,13 +264,8 @@ impl<R: DiskRead> RevisionLog<R> {
         let file = index_file(&self.dir, main);
         let tmp = FileName::new(format!("{file}.tmp"));
         self.images.bytes = sealed::write(&tmp, INDEX_MAGIC, parts, ops);
-        ops.push(DiskOp::Rename {
-            from: tmp,
-            to: file.clone(),
-        });
-        ops.push(DiskOp::SyncDir {
-            dir: self.dir.clone(),
-        });
+        ops.push(DiskOp::Rename { from: tmp, to: file.clone() });
+        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
         self.images.files.retain(|known| *known != file);
         self.images.files.push(file);
     }

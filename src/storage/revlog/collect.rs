@@ -72,11 +72,7 @@ impl<R: DiskRead> RevisionLog<R> {
         budget_bytes: u64,
         ops: &mut Vec<DiskOp>,
     ) -> Result<CollectProgress, RevLogError> {
-        if self
-            .collecting
-            .as_ref()
-            .is_some_and(|collecting| collecting.waiting.is_some())
-        {
+        if self.collecting.as_ref().is_some_and(|collecting| collecting.waiting.is_some()) {
             return Ok(CollectProgress::Waiting);
         }
         self.give_up_if_overtaken();
@@ -96,10 +92,7 @@ impl<R: DiskRead> RevisionLog<R> {
                 Ok(false) => {}
                 Err(error) => {
                     let spoilt = run.sources[run.source].0;
-                    for segment in self
-                        .segments
-                        .iter_mut()
-                        .filter(|segment| segment.uid == spoilt)
+                    for segment in self.segments.iter_mut().filter(|segment| segment.uid == spoilt)
                     {
                         segment.spoilt = true;
                     }
@@ -118,11 +111,7 @@ impl<R: DiskRead> RevisionLog<R> {
     /// run is given up.
     pub fn collected(&mut self, ticket: CollectTicket, ok: bool) {
         let mut run = self.collecting.take().expect("a step is under way");
-        assert_eq!(
-            run.waiting.take(),
-            Some(ticket.0),
-            "the ticket is of another step"
-        );
+        assert_eq!(run.waiting.take(), Some(ticket.0), "the ticket is of another step");
         match (run.stage, ok) {
             (Stage::Removing, _) => {}
             // Names of an unfinished end are removed; the sources are whole.
@@ -139,10 +128,7 @@ impl<R: DiskRead> RevisionLog<R> {
     fn give_up_if_overtaken(&mut self) {
         let Some(run) = &self.collecting else { return };
         let overtaken = run.sources.iter().any(|(uid, deaths)| {
-            !self
-                .segments
-                .iter()
-                .any(|segment| segment.uid == *uid && segment.deaths == *deaths)
+            !self.segments.iter().any(|segment| segment.uid == *uid && segment.deaths == *deaths)
         });
         if overtaken {
             self.garbage.push(run.tmp.clone());
@@ -172,11 +158,8 @@ impl<R: DiskRead> RevisionLog<R> {
             .map(|segment| segment.uid)
             .collect();
         for uid in gone {
-            let at = self
-                .segments
-                .iter()
-                .position(|segment| segment.uid == uid)
-                .expect("just seen");
+            let at =
+                self.segments.iter().position(|segment| segment.uid == uid).expect("just seen");
             let segment = self.segments.remove(at);
             self.discard(&segment);
         }
@@ -186,8 +169,7 @@ impl<R: DiskRead> RevisionLog<R> {
         self.forget_blocks(segment.uid);
         self.garbage.push(segment.file.clone());
         if segment.live_version != NO_VERSION {
-            self.garbage
-                .push(segment.name.live_file(&self.dir, segment.live_version));
+            self.garbage.push(segment.name.live_file(&self.dir, segment.live_version));
         }
     }
 
@@ -224,16 +206,9 @@ impl<R: DiskRead> RevisionLog<R> {
             };
             let tmp = FileName::new(format!("{}.tmp", target.file(&self.dir)));
             ops.push(DiskOp::Create { file: tmp.clone() });
-            ops.push(DiskOp::Write {
-                file: tmp.clone(),
-                offset: 0,
-                data: target.header(0),
-            });
+            ops.push(DiskOp::Write { file: tmp.clone(), offset: 0, data: target.header(0) });
             return Some(Collecting {
-                sources: run
-                    .iter()
-                    .map(|segment| (segment.uid, segment.deaths))
-                    .collect(),
+                sources: run.iter().map(|segment| (segment.uid, segment.deaths)).collect(),
                 target,
                 tmp,
                 source: 0,
@@ -280,11 +255,7 @@ impl<R: DiskRead> RevisionLog<R> {
             let data = copies.freeze();
             let offset = run.bytes;
             run.bytes += data.len() as u64;
-            ops.push(DiskOp::Write {
-                file: run.tmp.clone(),
-                offset,
-                data,
-            });
+            ops.push(DiskOp::Write { file: run.tmp.clone(), offset, data });
         }
         Ok(run.source == run.sources.len())
     }
@@ -293,39 +264,19 @@ impl<R: DiskRead> RevisionLog<R> {
     fn finish(&mut self, run: &mut Collecting, ops: &mut Vec<DiskOp>) {
         let mut segment = self.collected_segment(run);
         let body = segment.live_body(0);
-        ops.push(DiskOp::Sync {
-            file: run.tmp.clone(),
-        });
-        ops.push(DiskOp::Close {
-            file: run.tmp.clone(),
-        });
-        sealed::write(
-            &run.target.live_file(&self.dir, 0),
-            LIVE_MAGIC,
-            vec![body],
-            ops,
-        );
-        ops.push(DiskOp::SyncDir {
-            dir: self.dir.clone(),
-        });
-        ops.push(DiskOp::Rename {
-            from: run.tmp.clone(),
-            to: segment.file,
-        });
-        ops.push(DiskOp::SyncDir {
-            dir: self.dir.clone(),
-        });
+        ops.push(DiskOp::Sync { file: run.tmp.clone() });
+        ops.push(DiskOp::Close { file: run.tmp.clone() });
+        sealed::write(&run.target.live_file(&self.dir, 0), LIVE_MAGIC, vec![body], ops);
+        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
+        ops.push(DiskOp::Rename { from: run.tmp.clone(), to: segment.file });
+        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
         run.stage = Stage::Finishing;
     }
 
     fn collected_segment(&mut self, run: &Collecting) -> Segment {
         let (first, _) = run.sources[0];
-        let low = self
-            .segments
-            .iter()
-            .find(|segment| segment.uid == first)
-            .expect("sources stay")
-            .low;
+        let low =
+            self.segments.iter().find(|segment| segment.uid == first).expect("sources stay").low;
         self.next_uid += 1;
         let mut segment = Segment::new(&self.dir, run.target, self.next_uid, low, 0);
         run.slots.iter().for_each(|slot| segment.push(*slot));
@@ -341,17 +292,10 @@ impl<R: DiskRead> RevisionLog<R> {
     fn replace_sources(&mut self, run: Collecting) {
         let mut segment = self.collected_segment(&run);
         let is_source = |uid: u64| run.sources.iter().any(|(source, _)| *source == uid);
-        let at = self
-            .segments
-            .iter()
-            .position(|segment| is_source(segment.uid))
-            .expect("sources stay");
+        let at =
+            self.segments.iter().position(|segment| is_source(segment.uid)).expect("sources stay");
         // Deaths that came after the rename was emitted; the next checkpoint will save them.
-        for source in self
-            .segments
-            .iter()
-            .filter(|segment| is_source(segment.uid))
-        {
+        for source in self.segments.iter().filter(|segment| is_source(segment.uid)) {
             for slot in source.slots.iter().filter(|slot| slot.is_dead()) {
                 segment.mark_dead(slot.revision());
             }

@@ -12,7 +12,7 @@ use super::cache::{BLOCK_BYTES, BlockCache};
 use super::checkpoint::{IndexImages, PendingCheckpoint};
 use super::collect::Collecting;
 use super::record::{self, Slot};
-use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentName};
+use super::segment::{Segment, SegmentName};
 use super::{AppendId, Batch, RevLogError, RevLogOptions, Table, TableRecord};
 
 /// The revision log. `R` is a handle of the disk for reads.
@@ -121,36 +121,24 @@ impl<R: DiskRead> RevisionLog<R> {
             let before = self.active();
             let (name, chain) = (SegmentName::appended(before.name.last + 1), before.chain);
             let segment = self.new_segment(name, chain);
-            ops.push(DiskOp::Create {
-                file: segment.file.clone(),
-            });
+            ops.push(DiskOp::Create { file: segment.file.clone() });
             buffer.put_slice(&name.header(chain));
             self.segments.push(segment);
         }
         let mut last = self.last;
-        let active = self
-            .segments
-            .last_mut()
-            .expect("there is an active segment");
+        let active = self.segments.last_mut().expect("there is an active segment");
         // The header, if the segment is new, goes out in the same write.
         let offset = active.bytes - buffer.len() as u64;
         active.chain =
             record::encode_batch(batch, active.chain, offset, &mut buffer, &mut |slot| {
                 let revision = slot.revision();
-                assert!(
-                    revision > last,
-                    "revision {revision:?} appended after {last:?}"
-                );
+                assert!(revision > last, "revision {revision:?} appended after {last:?}");
                 last = revision;
                 active.push(slot);
             });
         let bytes = buffer.split().freeze();
         active.bytes = offset + bytes.len() as u64;
-        ops.push(DiskOp::Write {
-            file: active.file.clone(),
-            offset,
-            data: bytes.clone(),
-        });
+        ops.push(DiskOp::Write { file: active.file.clone(), offset, data: bytes.clone() });
         let uid = active.uid;
         self.buffer = buffer;
         self.last = last;
@@ -161,12 +149,7 @@ impl<R: DiskRead> RevisionLog<R> {
         }
         self.dirty.insert(uid);
         self.appends += 1;
-        self.tail.push_back(Unwritten {
-            id: self.appends,
-            uid,
-            offset,
-            bytes,
-        });
+        self.tail.push_back(Unwritten { id: self.appends, uid, offset, bytes });
         AppendId(self.appends)
     }
 
@@ -174,11 +157,7 @@ impl<R: DiskRead> RevisionLog<R> {
     pub fn written(&mut self, up_to: AppendId) {
         while let Some(first) = self.tail.front().filter(|first| first.id <= up_to.0) {
             let (uid, end) = (first.uid, first.offset + first.bytes.len() as u64);
-            if let Some(segment) = self
-                .segments
-                .iter_mut()
-                .rev()
-                .find(|segment| segment.uid == uid)
+            if let Some(segment) = self.segments.iter_mut().rev().find(|segment| segment.uid == uid)
             {
                 segment.written = end;
             }
@@ -212,34 +191,19 @@ impl<R: DiskRead> RevisionLog<R> {
 
     /// Live revisions.
     pub fn live_revisions(&self) -> u64 {
-        self.segments
-            .iter()
-            .map(|segment| segment.live_records)
-            .sum()
+        self.segments.iter().map(|segment| segment.live_records).sum()
     }
 
     /// Bytes of all files.
     pub fn size_on_disk(&self) -> u64 {
-        let collecting = self
-            .collecting
-            .as_ref()
-            .map_or(0, |collecting| collecting.bytes());
-        let segments = self
-            .segments
-            .iter()
-            .map(|segment| segment.bytes)
-            .sum::<u64>();
+        let collecting = self.collecting.as_ref().map_or(0, |collecting| collecting.bytes());
+        let segments = self.segments.iter().map(|segment| segment.bytes).sum::<u64>();
         segments + self.checkpoint_bytes + self.images.bytes + collecting
     }
 
     /// Bytes of live revisions and tables.
     pub fn size_in_use(&self) -> u64 {
-        self.table_bytes
-            + self
-                .segments
-                .iter()
-                .map(|segment| segment.live_bytes)
-                .sum::<u64>()
+        self.table_bytes + self.segments.iter().map(|segment| segment.live_bytes).sum::<u64>()
     }
 
     /// The value of a revision and whether it is a tombstone. `Ok(None)`: never written, or dead. The checksum is
@@ -265,10 +229,7 @@ impl<R: DiskRead> RevisionLog<R> {
         to_main: i64,
         visit: &mut dyn FnMut(i64, i64, bool, &Bytes) -> ControlFlow<()>,
     ) -> Result<(), RevLogError> {
-        let first = self
-            .segments
-            .partition_point(|segment| segment.low < from)
-            .saturating_sub(1);
+        let first = self.segments.partition_point(|segment| segment.low < from).saturating_sub(1);
         for segment in &self.segments[first..] {
             let mut chunk = Chunk::default();
             let at = segment.slots.partition_point(|slot| slot.revision() < from);
@@ -292,9 +253,7 @@ impl<R: DiskRead> RevisionLog<R> {
     /// taken in the middle of a compaction makes the deaths so far durable: mark in ascending order, as etcd deletes,
     /// or take no checkpoint before the compaction has been marked to its end.
     pub fn mark_dead(&mut self, main: i64, sub: i64) -> bool {
-        let at = self
-            .segments
-            .partition_point(|segment| segment.low < (main, sub));
+        let at = self.segments.partition_point(|segment| segment.low < (main, sub));
         let died = at > 0 && self.segments[at - 1].mark_dead((main, sub));
         self.deaths += u64::from(died);
         died
@@ -334,9 +293,7 @@ impl<R: DiskRead> RevisionLog<R> {
     }
 
     fn segment_of(&self, revision: (i64, i64)) -> Option<&Segment> {
-        let at = self
-            .segments
-            .partition_point(|segment| segment.low < revision);
+        let at = self.segments.partition_point(|segment| segment.low < revision);
         self.segments.get(at.checked_sub(1)?)
     }
 
@@ -365,9 +322,7 @@ impl<R: DiskRead> RevisionLog<R> {
         let block = offset / BLOCK_BYTES;
         let start = (offset % BLOCK_BYTES) as usize;
         if start + len <= BLOCK_BYTES as usize {
-            return Ok(self
-                .block(segment, block, start + len)?
-                .slice(start..start + len));
+            return Ok(self.block(segment, block, start + len)?.slice(start..start + len));
         }
         let mut record = BytesMut::with_capacity(len);
         let (mut block, mut start) = (block, start);
@@ -416,12 +371,9 @@ impl<R: DiskRead> RevisionLog<R> {
 
     fn unwritten(&self, segment: &Segment, offset: u64, len: usize) -> Bytes {
         // Segments fill one after the other, and uids ascend with them.
-        let at = self
-            .tail
-            .partition_point(|write| (write.uid, write.offset) <= (segment.uid, offset));
-        let write = &self.tail[at
-            .checked_sub(1)
-            .expect("what is not written is in the tail")];
+        let at =
+            self.tail.partition_point(|write| (write.uid, write.offset) <= (segment.uid, offset));
+        let write = &self.tail[at.checked_sub(1).expect("what is not written is in the tail")];
         let start = (offset - write.offset) as usize;
         write.bytes.slice(start..start + len)
     }
@@ -444,14 +396,11 @@ impl<R: DiskRead> RevisionLog<R> {
             chunk.offset = offset;
         }
         let start = (offset - chunk.offset) as usize;
-        chunk
-            .bytes
-            .get(start..start + len)
-            .ok_or_else(|| RevLogError::Corrupt {
-                file: segment.file.clone(),
-                offset,
-                what: "a record reaches beyond what was written",
-            })?;
+        chunk.bytes.get(start..start + len).ok_or_else(|| RevLogError::Corrupt {
+            file: segment.file.clone(),
+            offset,
+            what: "a record reaches beyond what was written",
+        })?;
         Ok(chunk.bytes.slice(start..start + len))
     }
 }
@@ -462,6 +411,3 @@ pub(super) struct Chunk {
     offset: u64,
     bytes: Bytes,
 }
-
-/// A segment is sealed, so to speak, before its first batch: the header counts.
-const _: () = assert!(SEGMENT_HEADER_BYTES < BLOCK_BYTES);

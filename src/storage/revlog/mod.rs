@@ -205,10 +205,7 @@ pub struct RevLogOptions {
 impl Default for RevLogOptions {
     /// 64 MiB each: a sealed segment is rewritten in well under a second, and 64 of them are a full default quota.
     fn default() -> RevLogOptions {
-        RevLogOptions {
-            segment_bytes: 64 << 20,
-            cache_bytes: 64 << 20,
-        }
+        RevLogOptions { segment_bytes: 64 << 20, cache_bytes: 64 << 20 }
     }
 }
 

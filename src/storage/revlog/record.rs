@@ -41,10 +41,7 @@ impl Slot {
     }
 
     pub(super) fn revision(&self) -> (i64, i64) {
-        (
-            i64::from(self.main_high) << 32 | i64::from(self.main_low),
-            i64::from(self.sub),
-        )
+        (i64::from(self.main_high) << 32 | i64::from(self.main_low), i64::from(self.sub))
     }
 
     pub(super) fn value_len(&self) -> usize {
@@ -75,13 +72,7 @@ impl Slot {
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
-        for word in [
-            self.main_high,
-            self.main_low,
-            self.sub,
-            self.offset,
-            self.len & !DEAD,
-        ] {
+        for word in [self.main_high, self.main_low, self.sub, self.offset, self.len & !DEAD] {
             out.put_u32_le(word);
         }
     }
@@ -91,13 +82,7 @@ impl Slot {
         let main_high = from.get_u32_le();
         let main_low = from.get_u32_le();
         let sub = from.get_u32_le();
-        Slot {
-            main_high,
-            main_low,
-            sub,
-            offset: from.get_u32_le(),
-            len: from.get_u32_le() & !DEAD,
-        }
+        Slot { main_high, main_low, sub, offset: from.get_u32_le(), len: from.get_u32_le() & !DEAD }
     }
 }
 
@@ -110,11 +95,8 @@ pub(super) fn encode_batch(
     out: &mut BytesMut,
     place: &mut dyn FnMut(Slot),
 ) -> u32 {
-    let revisions = batch
-        .revisions
-        .iter()
-        .map(|r| RECORD_HEADER_BYTES + r.value.len())
-        .sum::<usize>();
+    let revisions =
+        batch.revisions.iter().map(|r| RECORD_HEADER_BYTES + r.value.len()).sum::<usize>();
     let tables = batch.tables.iter().map(table_record_len).sum::<usize>();
     let body = u32::try_from(revisions + tables).expect("a batch is shorter than 4 GiB");
     out.reserve(BATCH_HEADER_BYTES + body as usize);
@@ -126,19 +108,8 @@ pub(super) fn encode_batch(
     out.put_u32_le(batch.revisions.len() as u32);
     out.put_u32_le(batch.tables.len() as u32);
     for revision in batch.revisions {
-        let RevisionRecord {
-            main,
-            sub,
-            tombstone,
-            value,
-        } = revision;
-        let slot = Slot::new(
-            *main,
-            *sub,
-            *tombstone,
-            base + out.len() as u64,
-            value.len(),
-        );
+        let RevisionRecord { main, sub, tombstone, value } = revision;
+        let slot = Slot::new(*main, *sub, *tombstone, base + out.len() as u64, value.len());
         let at = out.len();
         out.put_u32_le(0);
         out.put_u32_le(slot.len);
@@ -197,11 +168,7 @@ pub(super) fn decode_table_record(from: &mut Bytes) -> Option<TableRecord> {
     }
     let key = from.split_to(key_len);
     let value = from.split_to(value_len);
-    Some(TableRecord {
-        table,
-        key,
-        value: (present == 1).then_some(value),
-    })
+    Some(TableRecord { table, key, value: (present == 1).then_some(value) })
 }
 
 /// First bytes of a batch.

@@ -33,10 +33,7 @@ impl<R: DiskRead> RevisionLog<R> {
         let manifest = Manifest::decode(body);
         let manifest = manifest.ok_or_else(|| corrupt(&file, 0, "not a checkpoint"))?;
 
-        let mut files: Vec<_> = names
-            .iter()
-            .filter_map(|name| SegmentName::parse(name))
-            .collect();
+        let mut files: Vec<_> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
         files.sort_unstable();
         log.load_segments(disk, &manifest, &files, &file)?;
         log.load_state(&manifest);
@@ -60,9 +57,7 @@ impl<R: DiskRead> RevisionLog<R> {
         for name in names.iter().filter_map(|name| SegmentName::parse(name)) {
             let file = name.file(&self.dir);
             if name != first || disk.len(&file)?.unwrap_or(0) > SEGMENT_HEADER_BYTES {
-                return Err(RevLogError::Missing {
-                    file: checkpoint::checkpoint_file(&self.dir),
-                });
+                return Err(RevLogError::Missing { file: checkpoint::checkpoint_file(&self.dir) });
             }
         }
         let segment = self.new_segment(first, 0);
@@ -71,23 +66,11 @@ impl<R: DiskRead> RevisionLog<R> {
         self.segments.push(segment);
         let mut ops = vec![
             DiskOp::Create { file: file.clone() },
-            DiskOp::Write {
-                file,
-                offset: 0,
-                data: first.header(0),
-            },
+            DiskOp::Write { file, offset: 0, data: first.header(0) },
         ];
-        let parent = self
-            .dir
-            .as_str()
-            .rsplit_once('/')
-            .map_or("", |(parent, _)| parent);
-        ops.push(DiskOp::SyncDir {
-            dir: FileName::new(parent),
-        });
-        let ticket = self
-            .checkpoint(&mut ops)
-            .expect("no checkpoint is under way");
+        let parent = self.dir.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
+        ops.push(DiskOp::SyncDir { dir: FileName::new(parent) });
+        let ticket = self.checkpoint(&mut ops).expect("no checkpoint is under way");
         for op in &ops {
             disk.execute(op)?;
         }
@@ -124,9 +107,7 @@ impl<R: DiskRead> RevisionLog<R> {
                 let segment = self.load_segment(disk, listed, listed.name, listed.live_version)?;
                 self.segments.push(segment);
             } else {
-                return Err(RevLogError::Missing {
-                    file: listed.name.file(&self.dir),
-                });
+                return Err(RevLogError::Missing { file: listed.name.file(&self.dir) });
             }
         }
         match self.segments.last() {
@@ -146,11 +127,9 @@ impl<R: DiskRead> RevisionLog<R> {
         let mut segment = Segment::new(&self.dir, name, self.next_uid, listed.low, 0);
         let file = segment.file.clone();
         let len = disk.len(&file)?.unwrap_or(0);
-        segment.chain = chain_of_header(
-            &disk.read_at(&file, 0, SEGMENT_HEADER_BYTES as usize)?,
-            name,
-        )
-        .ok_or_else(|| corrupt(&file, 0, "damaged segment header"))?;
+        segment.chain =
+            chain_of_header(&disk.read_at(&file, 0, SEGMENT_HEADER_BYTES as usize)?, name)
+                .ok_or_else(|| corrupt(&file, 0, "damaged segment header"))?;
         if live_version != NO_VERSION {
             let live_file = name.live_file(&self.dir, live_version);
             let body = sealed::read(disk, &live_file, LIVE_MAGIC)?;
@@ -196,11 +175,7 @@ impl<R: DiskRead> RevisionLog<R> {
             take_batch(active, batch, at, &mut |_| {}).map_err(|what| corrupt(&file, at, what))?;
         }
         if batches.offset != manifest.offset || batches.chain != manifest.chain {
-            return Err(corrupt(
-                &file,
-                from,
-                "the batches are not those of the checkpoint",
-            ));
+            return Err(corrupt(&file, from, "the batches are not those of the checkpoint"));
         }
         loop {
             let mut changes: Vec<TableRecord> = Vec::new();
@@ -221,9 +196,7 @@ impl<R: DiskRead> RevisionLog<R> {
             }
             let (file, number) = (active.file.clone(), active.name.last);
             let uid = active.uid;
-            changes
-                .drain(..)
-                .for_each(|change| self.change_table(change));
+            changes.drain(..).for_each(|change| self.change_table(change));
             self.dirty.insert(uid);
 
             let next = SegmentName::appended(number + 1);
@@ -259,9 +232,7 @@ impl<R: DiskRead> RevisionLog<R> {
             let digits = name.strip_prefix("index-")?.strip_suffix(".idx")?;
             i64::from_str_radix(digits, 16).ok()
         });
-        let mut mains: Vec<i64> = mains
-            .filter(|main| (0..=self.last.0).contains(main))
-            .collect();
+        let mut mains: Vec<i64> = mains.filter(|main| (0..=self.last.0).contains(main)).collect();
         mains.sort_unstable();
         for main in mains.into_iter().rev() {
             let file = checkpoint::index_file(&self.dir, main);
@@ -296,18 +267,15 @@ impl<R: DiskRead> RevisionLog<R> {
             }
         }
         for name in names.iter().filter(|name| !wanted.contains_key(*name)) {
-            let ours = [".seg", ".live", ".idx", ".tmp"]
-                .iter()
-                .any(|suffix| name.ends_with(suffix));
+            let ours =
+                [".seg", ".live", ".idx", ".tmp"].iter().any(|suffix| name.ends_with(suffix));
             if ours {
                 disk.execute(&DiskOp::Remove {
                     file: FileName::new(format!("{}/{name}", self.dir)),
                 })?;
             }
         }
-        disk.execute(&DiskOp::SyncDir {
-            dir: self.dir.clone(),
-        })?;
+        disk.execute(&DiskOp::SyncDir { dir: self.dir.clone() })?;
         Ok(())
     }
 }
@@ -332,10 +300,7 @@ fn take_batch(
     at: u64,
     change: &mut dyn FnMut(TableRecord),
 ) -> Result<(), &'static str> {
-    let mut last = segment
-        .slots
-        .last()
-        .map_or(segment.low, |slot| slot.revision());
+    let mut last = segment.slots.last().map_or(segment.low, |slot| slot.revision());
     let mut ascending = true;
     let taken = record::decode_batch(
         batch,
@@ -361,11 +326,7 @@ fn chain_of_header(header: &Bytes, name: SegmentName) -> Option<u32> {
 }
 
 fn corrupt(file: &FileName, offset: u64, what: &'static str) -> RevLogError {
-    RevLogError::Corrupt {
-        file: file.clone(),
-        offset,
-        what,
-    }
+    RevLogError::Corrupt { file: file.clone(), offset, what }
 }
 
 /// Whole batches of a segment, as far as the chain holds.
@@ -386,14 +347,7 @@ impl Batches {
         let file = segment.file.clone();
         let file_bytes = disk.len(&file)?.unwrap_or(0);
         let (offset, chain) = (segment.bytes, segment.chain);
-        Ok(Batches {
-            file,
-            file_bytes,
-            offset,
-            chain,
-            chunk: Bytes::new(),
-            chunk_at: 0,
-        })
+        Ok(Batches { file, file_bytes, offset, chain, chunk: Bytes::new(), chunk_at: 0 })
     }
 
     fn next(&mut self, disk: &impl DiskRead) -> Result<Option<(BatchHeader, Bytes)>, RevLogError> {

@@ -35,11 +35,7 @@ pub(super) fn write(
     let mut offset = 0;
     for data in std::iter::once(header).chain(parts) {
         let len = data.len() as u64;
-        ops.push(DiskOp::Write {
-            file: file.clone(),
-            offset,
-            data,
-        });
+        ops.push(DiskOp::Write { file: file.clone(), offset, data });
         offset += len;
     }
     ops.push(DiskOp::Sync { file: file.clone() });
@@ -53,11 +49,7 @@ pub(super) fn read(
     file: &FileName,
     magic: [u8; 8],
 ) -> Result<Bytes, RevLogError> {
-    let corrupt = |offset, what| RevLogError::Corrupt {
-        file: file.clone(),
-        offset,
-        what,
-    };
+    let corrupt = |offset, what| RevLogError::Corrupt { file: file.clone(), offset, what };
     let Some(len) = disk.len(file)? else {
         return Err(RevLogError::Missing { file: file.clone() });
     };

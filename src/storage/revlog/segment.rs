@@ -20,11 +20,7 @@ pub(super) struct SegmentName {
 
 impl SegmentName {
     pub(super) fn appended(number: u64) -> SegmentName {
-        SegmentName {
-            first: number,
-            last: number,
-            generation: 0,
-        }
+        SegmentName { first: number, last: number, generation: 0 }
     }
 
     /// Parses the name of a segment file.
@@ -39,19 +35,12 @@ impl SegmentName {
             let plain = part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit());
             plain.then(|| u64::from_str_radix(part, 16).ok()).flatten()
         };
-        let name = SegmentName {
-            first: hex(16)?,
-            last: hex(16)?,
-            generation: hex(8)? as u32,
-        };
+        let name = SegmentName { first: hex(16)?, last: hex(16)?, generation: hex(8)? as u32 };
         (parts.next().is_none() && name.first <= name.last).then_some(name)
     }
 
     fn stem(self) -> String {
-        format!(
-            "{:016x}-{:016x}-{:08x}",
-            self.first, self.last, self.generation
-        )
+        format!("{:016x}-{:016x}-{:08x}", self.first, self.last, self.generation)
     }
 
     pub(super) fn file(self, dir: &FileName) -> FileName {
@@ -151,10 +140,7 @@ impl Segment {
     }
 
     pub(super) fn find(&self, revision: (i64, i64)) -> Option<usize> {
-        let at = self
-            .slots
-            .binary_search_by_key(&revision, Slot::revision)
-            .ok()?;
+        let at = self.slots.binary_search_by_key(&revision, Slot::revision).ok()?;
         (!self.slots[at].is_dead()).then_some(at)
     }
 
@@ -229,31 +215,13 @@ mod tests {
 
     #[test]
     fn names_round_trip_and_nothing_else_parses() {
-        let name = SegmentName {
-            first: 3,
-            last: 0x1f,
-            generation: 2,
-        };
+        let name = SegmentName { first: 3, last: 0x1f, generation: 2 };
         let file = name.file(&FileName::new("norn"));
-        assert_eq!(
-            file.as_str(),
-            "norn/0000000000000003-000000000000001f-00000002.seg"
-        );
+        assert_eq!(file.as_str(), "norn/0000000000000003-000000000000001f-00000002.seg");
         assert_eq!(SegmentName::parse(file.base()), Some(name));
-        assert_eq!(
-            SegmentName::parse("0000000000000003-0000000000000002-00000002.seg"),
-            None
-        );
+        assert_eq!(SegmentName::parse("0000000000000003-0000000000000002-00000002.seg"), None);
         assert_eq!(SegmentName::parse("checkpoint"), None);
-        assert!(name.supersedes(SegmentName {
-            first: 4,
-            last: 4,
-            generation: 1
-        }));
-        assert!(!name.supersedes(SegmentName {
-            first: 4,
-            last: 0x20,
-            generation: 1
-        }));
+        assert!(name.supersedes(SegmentName { first: 4, last: 4, generation: 1 }));
+        assert!(!name.supersedes(SegmentName { first: 4, last: 0x20, generation: 1 }));
     }
 }

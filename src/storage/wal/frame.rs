@@ -20,11 +20,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new(crc: u32) -> Encoder {
-        Encoder {
-            crc,
-            buffer: BytesMut::new(),
-            scratch: Vec::new(),
-        }
+        Encoder { crc, buffer: BytesMut::new(), scratch: Vec::new() }
     }
 
     /// What was collected since the last call. The buffer's memory is used again once the caller has dropped it.
@@ -65,9 +61,8 @@ impl Encoder {
     }
 
     fn frame(&mut self, kind: RecordKind, crc: u32, data: Option<&[u8]>) {
-        let data_field = data.map_or(0, |data| {
-            1 + wire::varint_len(data.len() as u64) + data.len()
-        });
+        let data_field =
+            data.map_or(0, |data| 1 + wire::varint_len(data.len() as u64) + data.len());
         let len = 3 + wire::varint_len(u64::from(crc)) + data_field;
         let padding = len.wrapping_neg() % 8;
         let mut header = len as u64;
@@ -102,11 +97,7 @@ impl FrameHeader {
         let padding = if top & 0x80 != 0 { top & 7 } else { 0 };
         let expected = len.wrapping_neg() % 8;
         let well_formed = top == if expected == 0 { 0 } else { 0x80 | expected };
-        FrameHeader {
-            len,
-            padding,
-            well_formed,
-        }
+        FrameHeader { len, padding, well_formed }
     }
 }
 
@@ -118,11 +109,7 @@ pub(super) struct RawRecord {
 }
 
 pub(super) fn parse_record(record: Bytes) -> Option<RawRecord> {
-    let mut raw = RawRecord {
-        kind: 0,
-        crc: 0,
-        data: Bytes::new(),
-    };
+    let mut raw = RawRecord { kind: 0, crc: 0, data: Bytes::new() };
     let mut fields = Fields::of(record);
     while let Some(field) = fields.next().ok()? {
         match field {
@@ -177,11 +164,7 @@ pub(super) fn parse_state(data: Bytes) -> Option<WalState> {
 }
 
 pub(super) fn parse_snapshot(data: Bytes) -> Option<WalSnapshot> {
-    let mut snapshot = WalSnapshot {
-        index: 0,
-        term: 0,
-        conf_state: Bytes::new(),
-    };
+    let mut snapshot = WalSnapshot { index: 0, term: 0, conf_state: Bytes::new() };
     let mut fields = Fields::of(data);
     while let Some(field) = fields.next().ok()? {
         match field {

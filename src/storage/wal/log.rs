@@ -71,50 +71,30 @@ impl Wal {
         }
         let tmp = FileName::new(format!("{dir}.tmp"));
         for name in disk.list(&tmp)? {
-            disk.execute(&DiskOp::Remove {
-                file: FileName::new(format!("{tmp}/{name}")),
-            })?;
+            disk.execute(&DiskOp::Remove { file: FileName::new(format!("{tmp}/{name}")) })?;
         }
         // What stands in the target would be in the way of the rename; only leftovers of etcd's own can.
         for name in disk.list(&dir)? {
-            disk.execute(&DiskOp::Remove {
-                file: FileName::new(format!("{dir}/{name}")),
-            })?;
+            disk.execute(&DiskOp::Remove { file: FileName::new(format!("{dir}/{name}")) })?;
         }
 
-        let name = SegmentName {
-            sequence: 0,
-            index: 0,
-        };
+        let name = SegmentName { sequence: 0, index: 0 };
         let mut encoder = Encoder::new(0);
         encoder.crc_record();
         encoder.record(RecordKind::Metadata, &metadata);
-        encoder.snapshot(&WalSnapshot {
-            index: 0,
-            term: 0,
-            conf_state: Bytes::new(),
-        });
+        encoder.snapshot(&WalSnapshot { index: 0, term: 0, conf_state: Bytes::new() });
         let head = encoder.take();
         let offset = head.len() as u64;
 
         let file = name.file(&tmp);
-        let mut ops = vec![
-            DiskOp::MakeDir { dir: tmp.clone() },
-            DiskOp::Create { file: file.clone() },
-        ];
+        let mut ops =
+            vec![DiskOp::MakeDir { dir: tmp.clone() }, DiskOp::Create { file: file.clone() }];
         zero(&file, 0, opts.segment_bytes, &mut ops);
-        ops.push(DiskOp::Write {
-            file: file.clone(),
-            offset: 0,
-            data: head,
-        });
+        ops.push(DiskOp::Write { file: file.clone(), offset: 0, data: head });
         ops.push(DiskOp::Sync { file: file.clone() });
         ops.push(DiskOp::SyncDir { dir: tmp.clone() });
         ops.push(DiskOp::Close { file });
-        ops.push(DiskOp::Rename {
-            from: tmp,
-            to: dir.clone(),
-        });
+        ops.push(DiskOp::Rename { from: tmp, to: dir.clone() });
         ops.push(DiskOp::SyncDir { dir: parent(&dir) });
         for op in &ops {
             disk.execute(op)?;
@@ -141,21 +121,14 @@ impl Wal {
         start: WalPosition,
         opts: WalOptions,
     ) -> Result<(Wal, Replay), WalError> {
-        for name in disk
-            .list(&dir)?
-            .iter()
-            .filter(|name| name.ends_with(".tmp"))
-        {
-            disk.execute(&DiskOp::Remove {
-                file: FileName::new(format!("{dir}/{name}")),
-            })?;
+        for name in disk.list(&dir)?.iter().filter(|name| name.ends_with(".tmp")) {
+            disk.execute(&DiskOp::Remove { file: FileName::new(format!("{dir}/{name}")) })?;
         }
         let segments = segment::list(disk, &dir)?;
         let first = segment::covering(&segments, &dir, start.index)?;
         let mut collector = Collector::new(start);
-        let tail = scan::scan(disk, &dir, &segments[first..], &mut |record| {
-            collector.take(record)
-        })?;
+        let tail =
+            scan::scan(disk, &dir, &segments[first..], &mut |record| collector.take(record))?;
         let last_index = collector.last_index.max(start.index);
         let replay = collector.finish(&tail)?;
         if let Some(repair) = &replay.repaired {
@@ -190,26 +163,17 @@ impl Wal {
         let clean =
             tail.torn.is_none() && tail.file_bytes >= self.opts.segment_bytes && tail.saw_metadata;
         if !clean || !scan::is_zero(disk, &file, self.offset, tail.file_bytes)? {
-            ops.push(DiskOp::SetLen {
-                file: file.clone(),
-                len: self.offset,
-            });
+            ops.push(DiskOp::SetLen { file: file.clone(), len: self.offset });
             zero(&file, self.offset, self.opts.segment_bytes, &mut ops);
         }
         if !tail.saw_metadata {
             self.head();
             let data = self.encoder.take();
             self.offset = data.len() as u64;
-            ops.push(DiskOp::Write {
-                file: file.clone(),
-                offset: 0,
-                data,
-            });
+            ops.push(DiskOp::Write { file: file.clone(), offset: 0, data });
         }
         ops.push(DiskOp::Sync { file });
-        ops.push(DiskOp::SyncDir {
-            dir: self.dir.clone(),
-        });
+        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
         for op in &ops {
             disk.execute(op)?;
         }
@@ -233,9 +197,7 @@ impl Wal {
                 }
                 RecordKind::State => {
                     let state = frame::parse_state(record.data.clone());
-                    commit = state
-                        .ok_or_else(|| record.corrupt("unreadable state"))?
-                        .commit;
+                    commit = state.ok_or_else(|| record.corrupt("unreadable state"))?.commit;
                 }
                 _ => {}
             }
@@ -254,9 +216,7 @@ impl Wal {
         let segments = segment::list(disk, dir)?;
         let first = segment::covering(&segments, dir, start.index)?;
         let mut collector = Collector::new(start);
-        let tail = scan::scan(disk, dir, &segments[first..], &mut |record| {
-            collector.take(record)
-        })?;
+        let tail = scan::scan(disk, dir, &segments[first..], &mut |record| collector.take(record))?;
         collector.finish(&tail)
     }
 
@@ -291,11 +251,7 @@ impl Wal {
         let file = self.tail();
         if !data.is_empty() {
             let len = data.len() as u64;
-            ops.push(DiskOp::Write {
-                file: file.clone(),
-                offset: self.offset,
-                data,
-            });
+            ops.push(DiskOp::Write { file: file.clone(), offset: self.offset, data });
             self.offset += len;
         }
         if self.offset >= self.opts.segment_bytes {
@@ -307,16 +263,10 @@ impl Wal {
 
     fn cut(&mut self, ops: &mut Vec<DiskOp>) {
         let old = self.tail();
-        ops.push(DiskOp::SetLen {
-            file: old.clone(),
-            len: self.offset,
-        });
+        ops.push(DiskOp::SetLen { file: old.clone(), len: self.offset });
         ops.push(DiskOp::Sync { file: old.clone() });
         let sequence = self.segments.last().expect("there is a tail").sequence + 1;
-        let name = SegmentName {
-            sequence,
-            index: self.last_index + 1,
-        };
+        let name = SegmentName { sequence, index: self.last_index + 1 };
         let tmp = match std::mem::replace(&mut self.spare, Spare::Absent) {
             Spare::Ready(tmp) => tmp,
             other => {
@@ -329,19 +279,10 @@ impl Wal {
         self.head();
         let head = self.encoder.take();
         self.offset = head.len() as u64;
-        ops.push(DiskOp::Write {
-            file: tmp.clone(),
-            offset: 0,
-            data: head,
-        });
+        ops.push(DiskOp::Write { file: tmp.clone(), offset: 0, data: head });
         ops.push(DiskOp::Sync { file: tmp.clone() });
-        ops.push(DiskOp::Rename {
-            from: tmp,
-            to: name.file(&self.dir),
-        });
-        ops.push(DiskOp::SyncDir {
-            dir: self.dir.clone(),
-        });
+        ops.push(DiskOp::Rename { from: tmp, to: name.file(&self.dir) });
+        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
         ops.push(DiskOp::Close { file: old });
         self.segments.push(name);
     }
@@ -396,24 +337,16 @@ impl Wal {
         if max_wals == 0 {
             return;
         }
-        let count = self
-            .segments
-            .len()
-            .saturating_sub(max_wals)
-            .min(self.released);
+        let count = self.segments.len().saturating_sub(max_wals).min(self.released);
         if count == 0 {
             return;
         }
         self.released -= count;
         // Oldest first: a crash in between must leave a gapless rest.
         for segment in self.segments.drain(..count) {
-            ops.push(DiskOp::Remove {
-                file: segment.file(&self.dir),
-            });
+            ops.push(DiskOp::Remove { file: segment.file(&self.dir) });
         }
-        ops.push(DiskOp::SyncDir {
-            dir: self.dir.clone(),
-        });
+        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
     }
 
     /// The metadata that every segment repeats.
@@ -432,10 +365,7 @@ impl Wal {
     }
 
     fn tail(&self) -> FileName {
-        self.segments
-            .last()
-            .expect("there is a tail")
-            .file(&self.dir)
+        self.segments.last().expect("there is a tail").file(&self.dir)
     }
 
     fn next_spare(&mut self) -> FileName {
@@ -447,11 +377,7 @@ impl Wal {
 fn zero(file: &FileName, mut offset: u64, to: u64, ops: &mut Vec<DiskOp>) {
     while offset < to {
         let len = (to - offset).min(ZERO_CHUNK_BYTES);
-        ops.push(DiskOp::Zero {
-            file: file.clone(),
-            offset,
-            len,
-        });
+        ops.push(DiskOp::Zero { file: file.clone(), offset, len });
         offset += len;
     }
 }
@@ -465,11 +391,7 @@ fn copy(disk: &mut impl Disk, from: &FileName, to: &FileName) -> Result<(), WalE
             break;
         }
         let len = data.len() as u64;
-        disk.execute(&DiskOp::Write {
-            file: to.clone(),
-            offset,
-            data,
-        })?;
+        disk.execute(&DiskOp::Write { file: to.clone(), offset, data })?;
         offset += len;
     }
     disk.execute(&DiskOp::Sync { file: to.clone() })?;
@@ -478,9 +400,5 @@ fn copy(disk: &mut impl Disk, from: &FileName, to: &FileName) -> Result<(), WalE
 }
 
 fn parent(dir: &FileName) -> FileName {
-    FileName::new(
-        dir.as_str()
-            .rsplit_once('/')
-            .map_or("", |(parent, _)| parent),
-    )
+    FileName::new(dir.as_str().rsplit_once('/').map_or("", |(parent, _)| parent))
 }

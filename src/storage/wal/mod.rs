@@ -58,9 +58,7 @@ pub struct WalOptions {
 impl Default for WalOptions {
     /// etcd's: 64 000 000 bytes.
     fn default() -> WalOptions {
-        WalOptions {
-            segment_bytes: 64_000_000,
-        }
+        WalOptions { segment_bytes: 64_000_000 }
     }
 }
 
@@ -179,16 +177,10 @@ impl fmt::Display for WalError {
         match self {
             WalError::Disk(error) => error.fmt(f),
             WalError::NotFound { dir, index } => {
-                write!(
-                    f,
-                    "{dir}: no WAL file begins at or before index {index}; {REMEDY}"
-                )
+                write!(f, "{dir}: no WAL file begins at or before index {index}; {REMEDY}")
             }
             WalError::Exists { dir } => {
-                write!(
-                    f,
-                    "{dir}: there is a WAL already; start with it, or remove the directory"
-                )
+                write!(f, "{dir}: there is a WAL already; start with it, or remove the directory")
             }
             WalError::Gap { dir, before, after } => {
                 write!(
@@ -199,21 +191,11 @@ impl fmt::Display for WalError {
             WalError::Corrupt { file, offset, what } => {
                 write!(f, "{file}: corrupt at byte {offset}: {what}; {REMEDY}")
             }
-            WalError::EntryGap {
-                file,
-                offset,
-                expected,
-                found,
-            } => write!(
+            WalError::EntryGap { file, offset, expected, found } => write!(
                 f,
                 "{file}: entry {found} at byte {offset} where {expected} or lower was due; {REMEDY}"
             ),
-            WalError::SnapshotMismatch {
-                file,
-                offset,
-                expected,
-                found,
-            } => write!(
+            WalError::SnapshotMismatch { file, offset, expected, found } => write!(
                 f,
                 "{file}: snapshot record at byte {offset} has term {found}, the snapshot has {expected}; {REMEDY}"
             ),

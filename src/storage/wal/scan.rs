@@ -42,11 +42,7 @@ pub struct Record {
 
 impl Record {
     pub(super) fn corrupt(&self, what: &'static str) -> WalError {
-        WalError::Corrupt {
-            file: self.file.clone(),
-            offset: self.offset,
-            what,
-        }
+        WalError::Corrupt { file: self.file.clone(), offset: self.offset, what }
     }
 }
 
@@ -89,20 +85,9 @@ pub(super) fn scan(
         let (crc_at_start, offset) = (crc, reader.offset);
         crc = reader.crc;
         let (file, file_bytes) = (reader.file, reader.file_bytes);
-        tail = Some(Tail {
-            file,
-            offset,
-            file_bytes,
-            crc,
-            crc_at_start,
-            saw_metadata,
-            torn,
-        });
+        tail = Some(Tail { file, offset, file_bytes, crc, crc_at_start, saw_metadata, torn });
     }
-    tail.ok_or_else(|| WalError::NotFound {
-        dir: dir.clone(),
-        index: 0,
-    })
+    tail.ok_or_else(|| WalError::NotFound { dir: dir.clone(), index: 0 })
 }
 
 /// Collects what a start needs from the records after a position.
@@ -155,6 +140,10 @@ impl Collector {
                         });
                     }
                     self.snapshot_found = true;
+                    // Terms never fall in a log: this was left behind when a leader's snapshot replaced everything.
+                    if self.entries.first().is_some_and(|entry| entry.term < snapshot.term) {
+                        self.entries.clear();
+                    }
                 }
                 self.last_index = self.last_index.max(snapshot.index);
             }
@@ -179,11 +168,10 @@ impl Collector {
             }
             // A new leader's entries replace what an old one had left uncommitted.
             self.entries.truncate(keep as usize);
-            self.entries.push(WalEntry {
-                term,
-                index,
-                data: record.data,
-            });
+            self.entries.push(WalEntry { term, index, data: record.data });
+        } else {
+            // Replaced from before the start on: what was behind is gone. (etcd keeps it, with terms that fall.)
+            self.entries.clear();
         }
         Ok(())
     }
@@ -203,19 +191,8 @@ impl Collector {
             copy: FileName::new(format!("{}.broken", tail.file)),
             reason,
         });
-        let Collector {
-            state,
-            entries,
-            snapshot_found,
-            ..
-        } = self;
-        Ok(Replay {
-            metadata,
-            state,
-            entries,
-            snapshot_found,
-            repaired,
-        })
+        let Collector { state, entries, snapshot_found, .. } = self;
+        Ok(Replay { metadata, state, entries, snapshot_found, repaired })
     }
 }
 
@@ -246,16 +223,7 @@ impl<'a, D: DiskRead> Reader<'a, D> {
     fn open(disk: &'a D, file: FileName, is_last: bool, crc: u32) -> Result<Self, WalError> {
         let file_bytes = disk.len(&file)?.unwrap_or(0);
         let (chunk, chunk_at) = (Bytes::new(), 0);
-        Ok(Reader {
-            disk,
-            file,
-            file_bytes,
-            is_last,
-            crc,
-            offset: 0,
-            chunk,
-            chunk_at,
-        })
+        Ok(Reader { disk, file, file_bytes, is_last, crc, offset: 0, chunk, chunk_at })
     }
 
     fn next(&mut self) -> Result<Step, WalError> {
@@ -278,7 +246,7 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         let raw = raw.get_u64_le();
         if raw == 0 {
             // A header may be lost alone only if it is the last of its sector.
-            if (self.offset + FRAME_HEADER_BYTES) % SECTOR_BYTES != 0
+            if !(self.offset + FRAME_HEADER_BYTES).is_multiple_of(SECTOR_BYTES)
                 && self.intact_record_len()?.is_some()
             {
                 return Err(self.corrupt("the length of an intact record is zero"));
@@ -289,10 +257,7 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         let body_at = self.offset + FRAME_HEADER_BYTES;
         if header.len + header.padding > left - FRAME_HEADER_BYTES {
             // An intact record that only lacks its padding is torn.
-            if self
-                .intact_record_len()?
-                .is_some_and(|len| len != header.len)
-            {
+            if self.intact_record_len()?.is_some_and(|len| len != header.len) {
                 return Err(self.corrupt("the length of an intact record is damaged"));
             }
             return self.unfinished("a record reaches beyond the end of the file");
@@ -302,12 +267,7 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         };
         match self.check(&header, &body) {
             Ok((kind, crc, data)) => {
-                let record = Record {
-                    file: self.file.clone(),
-                    offset: self.offset,
-                    kind,
-                    data,
-                };
+                let record = Record { file: self.file.clone(), offset: self.offset, kind, data };
                 self.crc = crc;
                 self.offset = body_at + body.len() as u64;
                 Ok(Step::Record(record))
@@ -340,14 +300,10 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         if kind == RecordKind::Crc {
             // A reader that began in the middle has no value of its own yet.
             let agrees = self.crc == 0 || self.crc == record.crc;
-            return agrees
-                .then_some((kind, record.crc, record.data))
-                .ok_or(mismatch);
+            return agrees.then_some((kind, record.crc, record.data)).ok_or(mismatch);
         }
         let crc = crc32c::crc32c_append(self.crc, &record.data);
-        (crc == record.crc)
-            .then_some((kind, crc, record.data))
-            .ok_or(mismatch)
+        (crc == record.crc).then_some((kind, crc, record.data)).ok_or(mismatch)
     }
 
     /// Whether a bad record is one that a crash left unfinished.
@@ -387,19 +343,11 @@ impl<'a, D: DiskRead> Reader<'a, D> {
     }
 
     fn unfinished(&self, what: &'static str) -> Result<Step, WalError> {
-        if self.is_last {
-            Ok(Step::Torn(what))
-        } else {
-            Err(self.corrupt(what))
-        }
+        if self.is_last { Ok(Step::Torn(what)) } else { Err(self.corrupt(what)) }
     }
 
     fn corrupt(&self, what: &'static str) -> WalError {
-        WalError::Corrupt {
-            file: self.file.clone(),
-            offset: self.offset,
-            what,
-        }
+        WalError::Corrupt { file: self.file.clone(), offset: self.offset, what }
     }
 
     /// Bytes of the file; `None` if it ends before. `len` must not exceed what the file's length justifies.

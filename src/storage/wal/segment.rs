@@ -17,31 +17,20 @@ impl SegmentName {
         let (sequence, index) = name.strip_suffix(".wal")?.split_once('-')?;
         let hex = |digits: &str| {
             let plain = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-            plain
-                .then(|| u64::from_str_radix(digits, 16).ok())
-                .flatten()
+            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
         };
-        Some(SegmentName {
-            sequence: hex(sequence)?,
-            index: hex(index)?,
-        })
+        Some(SegmentName { sequence: hex(sequence)?, index: hex(index)? })
     }
 
     pub(super) fn file(self, dir: &FileName) -> FileName {
-        FileName::new(format!(
-            "{dir}/{:016x}-{:016x}.wal",
-            self.sequence, self.index
-        ))
+        FileName::new(format!("{dir}/{:016x}-{:016x}.wal", self.sequence, self.index))
     }
 }
 
 /// All segments of a directory, by sequence; checked to be consecutive from the one that covers `index` on.
 pub(super) fn list(disk: &impl DiskRead, dir: &FileName) -> Result<Vec<SegmentName>, WalError> {
-    let mut names: Vec<_> = disk
-        .list(dir)?
-        .iter()
-        .filter_map(|name| SegmentName::parse(name))
-        .collect();
+    let mut names: Vec<_> =
+        disk.list(dir)?.iter().filter_map(|name| SegmentName::parse(name)).collect();
     names.sort_unstable();
     Ok(names)
 }
@@ -53,18 +42,11 @@ pub(super) fn covering(
     index: u64,
 ) -> Result<usize, WalError> {
     let at = names.iter().rposition(|name| name.index <= index);
-    let at = at.ok_or_else(|| WalError::NotFound {
-        dir: dir.clone(),
-        index,
-    })?;
+    let at = at.ok_or_else(|| WalError::NotFound { dir: dir.clone(), index })?;
     for pair in names[at..].windows(2) {
         if pair[1].sequence != pair[0].sequence.wrapping_add(1) {
             let (before, after) = (pair[0].sequence, pair[1].sequence);
-            return Err(WalError::Gap {
-                dir: dir.clone(),
-                before,
-                after,
-            });
+            return Err(WalError::Gap { dir: dir.clone(), before, after });
         }
     }
     Ok(at)
@@ -76,15 +58,9 @@ mod tests {
 
     #[test]
     fn names_are_etcds() {
-        let name = SegmentName {
-            sequence: 10,
-            index: 0x1234,
-        };
+        let name = SegmentName { sequence: 10, index: 0x1234 };
         let file = name.file(&FileName::new("member/wal"));
-        assert_eq!(
-            file.as_str(),
-            "member/wal/000000000000000a-0000000000001234.wal"
-        );
+        assert_eq!(file.as_str(), "member/wal/000000000000000a-0000000000001234.wal");
         assert_eq!(SegmentName::parse(file.base()), Some(name));
         for other in [
             "0.tmp",

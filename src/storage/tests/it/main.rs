@@ -1,6 +1,7 @@
 //! Longer tests of the crate's faces: everything runs on `MemDisk`.
 
 mod bolt;
+mod interop;
 mod revlog;
 mod support;
 mod wal;

@@ -1,6 +1,6 @@
 //! The revision log against a twin in memory, through crashes of every kind.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -8,15 +8,12 @@ use norn_storage::revlog::{
     AppendId, Batch, CollectProgress, Recovered, RevLogError, RevLogOptions, RevisionLog,
     RevisionRecord, Table, TableRecord,
 };
-use norn_storage::{Disk, DiskOp, DiskRead, FileName, MemDisk};
+use norn_storage::{BatchId, Disk, DiskBatch, DiskOp, DiskQueue, DiskRead, FileName, MemDisk};
 use proptest::prelude::*;
 
 use crate::support::{Dice, name, run};
 
-const OPTS: RevLogOptions = RevLogOptions {
-    segment_bytes: 2000,
-    cache_bytes: 5 * 8192,
-};
+const OPTS: RevLogOptions = RevLogOptions { segment_bytes: 2000, cache_bytes: 5 * 8192 };
 
 fn dir() -> FileName {
     name("member/norn")
@@ -29,16 +26,8 @@ fn open(disk: &mut MemDisk) -> Result<(RevisionLog<MemDisk>, Recovered), RevLogE
 
 fn fresh() -> MemDisk {
     let mut disk = MemDisk::new();
-    run(
-        &mut disk,
-        &[
-            DiskOp::MakeDir {
-                dir: name("member"),
-            },
-            DiskOp::SyncDir { dir: name("") },
-        ],
-    )
-    .unwrap();
+    run(&mut disk, &[DiskOp::MakeDir { dir: name("member") }, DiskOp::SyncDir { dir: name("") }])
+        .unwrap();
     disk
 }
 
@@ -85,8 +74,7 @@ fn tables(log: &RevisionLog<MemDisk>) -> Tables {
     let all = Table::ALL
         .into_iter()
         .flat_map(|table| log.table(table).iter().map(move |(k, v)| (table, k, v)));
-    all.map(|(table, key, value)| ((table, key.clone()), value.clone()))
-        .collect()
+    all.map(|(table, key, value)| ((table, key.clone()), value.clone())).collect()
 }
 
 struct Workload {
@@ -147,22 +135,11 @@ impl Workload {
             twin.main += 1 + self.dice.below(2) as i64;
             for sub in 0..=self.dice.below(3) as i64 {
                 let (tombstone, value) = (self.dice.one_in(4), self.dice.bytes(150));
-                twin.revisions
-                    .insert((twin.main, sub), (twin.applied, tombstone, value.clone()));
-                revisions.push(RevisionRecord {
-                    main: twin.main,
-                    sub,
-                    tombstone,
-                    value,
-                });
+                twin.revisions.insert((twin.main, sub), (twin.applied, tombstone, value.clone()));
+                revisions.push(RevisionRecord { main: twin.main, sub, tombstone, value });
             }
         }
-        let mut state = twin
-            .tables
-            .values()
-            .next_back()
-            .expect("there is one")
-            .clone();
+        let mut state = twin.tables.values().next_back().expect("there is one").clone();
         let mut changes = Vec::new();
         for _ in 0..self.dice.below(3) {
             let table = Table::ALL[self.dice.below(9) as usize];
@@ -175,12 +152,8 @@ impl Workload {
             changes.push(TableRecord { table, key, value });
         }
         twin.tables.insert(twin.applied, state);
-        let batch = Batch {
-            applied_index: twin.applied,
-            term: 1,
-            revisions: &revisions,
-            tables: &changes,
-        };
+        let batch =
+            Batch { applied_index: twin.applied, term: 1, revisions: &revisions, tables: &changes };
         let mut ops = Vec::new();
         self.appended = Some(self.log.append(&batch, &mut ops));
         run(&mut self.disk, &ops)?;
@@ -191,12 +164,8 @@ impl Workload {
     fn compact(&mut self) {
         let to = self.dice.below(self.twin.main as u64 + 1) as i64;
         let share = 1 + self.dice.below(4);
-        let there: Vec<_> = self
-            .twin
-            .revisions
-            .range(..(to, 0))
-            .map(|(revision, _)| *revision)
-            .collect();
+        let there: Vec<_> =
+            self.twin.revisions.range(..(to, 0)).map(|(revision, _)| *revision).collect();
         for revision in there {
             if self.dice.below(4) < share {
                 let died = self.log.mark_dead(revision.0, revision.1);
@@ -210,10 +179,7 @@ impl Workload {
         if self.dice.one_in(2) {
             self.log.save_index(self.twin.main, self.image(), &mut ops);
         }
-        let ticket = self
-            .log
-            .checkpoint(&mut ops)
-            .expect("steps are acknowledged at once");
+        let ticket = self.log.checkpoint(&mut ops).expect("steps are acknowledged at once");
         self.pending_dead = Some(self.twin.dead.clone());
         run(&mut self.disk, &ops)?;
         let durable = self.log.checkpointed(ticket, true);
@@ -225,10 +191,7 @@ impl Workload {
 
     fn image(&self) -> Vec<Bytes> {
         let deaths = self.twin.dead.len() as u64;
-        vec![
-            Bytes::from_static(b"deaths "),
-            Bytes::from(deaths.to_string()),
-        ]
+        vec![Bytes::from_static(b"deaths "), Bytes::from(deaths.to_string())]
     }
 
     fn collect(&mut self) -> Result<(), RevLogError> {
@@ -248,22 +211,17 @@ impl Workload {
         assert_eq!(tables(&self.log), self.twin.tables[&self.twin.applied]);
         assert_eq!(self.log.live_revisions(), live.len() as u64);
         for _ in 0..20 {
-            let revision = (
-                self.dice.below(self.twin.main as u64 + 2) as i64,
-                self.dice.below(4) as i64,
-            );
+            let revision =
+                (self.dice.below(self.twin.main as u64 + 2) as i64, self.dice.below(4) as i64);
             let found = self.log.read(revision.0, revision.1).unwrap();
-            let expected = live
-                .get(&revision)
-                .map(|(tombstone, value)| (value.clone(), *tombstone));
+            let expected =
+                live.get(&revision).map(|(tombstone, value)| (value.clone(), *tombstone));
             assert_eq!(found, expected, "{revision:?}");
         }
         let from = self.dice.below(self.twin.main as u64 + 2) as i64;
         let to = from + self.dice.below(5) as i64;
-        let range: Revisions = live
-            .range((from, 1)..(to + 1, 0))
-            .map(|(r, v)| (*r, v.clone()))
-            .collect();
+        let range: Revisions =
+            live.range((from, 1)..(to + 1, 0)).map(|(r, v)| (*r, v.clone())).collect();
         assert_eq!(scan(&self.log, (from, 1), to).unwrap(), range);
     }
 
@@ -276,35 +234,22 @@ impl Workload {
             "{at}: {recovered:?}, durable {}",
             self.durable_applied
         );
-        let tables_then = self
-            .twin
-            .tables
-            .get(&applied)
-            .unwrap_or_else(|| panic!("{at}: no batch {applied}"));
+        let tables_then =
+            self.twin.tables.get(&applied).unwrap_or_else(|| panic!("{at}: no batch {applied}"));
         assert_eq!(&tables(&log), tables_then, "{at}");
         let found = scan(&log, (0, 0), i64::MAX).unwrap_or_else(|error| panic!("{at}: {error}"));
         let deaths = std::iter::once(&self.durable_dead).chain(&self.pending_dead);
         // A revision that died before its batch was durable cannot be: deaths come with a later checkpoint.
-        let dead = deaths
-            .clone()
-            .find(|dead| self.twin.live(applied, dead) == found);
+        let dead = deaths.clone().find(|dead| self.twin.live(applied, dead) == found);
         let dead = dead.unwrap_or_else(|| panic!("{at}: wrong live revisions at {applied}"));
-        let there = self
-            .twin
-            .revisions
-            .iter()
-            .filter(|(_, (at, ..))| *at <= applied);
+        let there = self.twin.revisions.iter().filter(|(_, (at, ..))| *at <= applied);
         let last = there.map(|(revision, _)| revision.0).max().unwrap_or(0);
         assert_eq!(recovered.last_main, last, "{at}");
         if let Some((main, image)) = &recovered.index_image {
             assert!(*main <= last, "{at}");
-            let expected: Vec<String> = deaths
-                .map(|dead| format!("deaths {}", dead.len()))
-                .collect();
-            assert!(
-                expected.iter().any(|text| text.as_bytes() == &image[..]),
-                "{at}: {image:?}"
-            );
+            let expected: Vec<String> =
+                deaths.map(|dead| format!("deaths {}", dead.len())).collect();
+            assert!(expected.iter().any(|text| text.as_bytes() == &image[..]), "{at}: {image:?}");
         }
         let mut twin = self.twin.clone();
         twin.revisions.retain(|_, (at, ..)| *at <= applied);
@@ -361,11 +306,7 @@ fn every_sync_point_and_every_torn_last_write() {
             steps += 1;
         }
         if !disk.is_frozen() {
-            assert!(
-                k > 80 && load.collected > 5,
-                "{k} syncs, {} collector steps",
-                load.collected
-            );
+            assert!(k > 80 && load.collected > 5, "{k} syncs, {} collector steps", load.collected);
             return;
         }
         for (at, mut image) in disk.crash_images().into_iter().enumerate() {
@@ -373,30 +314,17 @@ fn every_sync_point_and_every_torn_last_write() {
             let (mut log, twin) = load.check(&mut image, &at);
             // It goes on: append, checkpoint, and find it after another crash.
             let value = Bytes::from_static(b"more");
-            let more = [RevisionRecord {
-                main: twin.main + 1,
-                sub: 0,
-                tombstone: false,
-                value,
-            }];
+            let more = [RevisionRecord { main: twin.main + 1, sub: 0, tombstone: false, value }];
             let mut ops = Vec::new();
-            let batch = Batch {
-                applied_index: twin.applied + 1,
-                term: 9,
-                revisions: &more,
-                tables: &[],
-            };
+            let batch =
+                Batch { applied_index: twin.applied + 1, term: 9, revisions: &more, tables: &[] };
             log.append(&batch, &mut ops);
             let ticket = log.checkpoint(&mut ops).unwrap();
             run(&mut image, &ops).unwrap();
             log.checkpointed(ticket, true);
             let mut after = image.crash_images().swap_remove(0);
             let (log, recovered) = open(&mut after).unwrap();
-            assert_eq!(
-                (recovered.applied_index, recovered.term),
-                (twin.applied + 1, 9),
-                "{at}"
-            );
+            assert_eq!((recovered.applied_index, recovered.term), (twin.applied + 1, 9), "{at}");
             let found = log.read(twin.main + 1, 0).unwrap();
             assert_eq!(found, Some((Bytes::from_static(b"more"), false)), "{at}");
             assert_eq!(
@@ -429,25 +357,22 @@ fn random_crashes_keep_what_was_promised() {
 }
 
 #[test]
+fn reads_may_run_on_several_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&Workload::new(fresh(), 1).unwrap().log);
+}
+
+#[test]
 fn reads_see_what_is_submitted_and_not_yet_written() {
     let mut load = Workload::new(fresh(), 3).unwrap();
     let revisions: Vec<_> = (1..=30)
-        .map(|main| RevisionRecord {
-            main,
-            sub: 0,
-            tombstone: false,
-            value: load.dice.bytes(200),
-        })
+        .map(|main| RevisionRecord { main, sub: 0, tombstone: false, value: load.dice.bytes(200) })
         .collect();
     let mut waiting = Vec::new();
     for (at, revision) in revisions.chunks(3).enumerate() {
         let mut ops = Vec::new();
-        let batch = Batch {
-            applied_index: at as u64 + 1,
-            term: 1,
-            revisions: revision,
-            tables: &[],
-        };
+        let batch =
+            Batch { applied_index: at as u64 + 1, term: 1, revisions: revision, tables: &[] };
         waiting.push((load.log.append(&batch, &mut ops), ops));
     }
     let check = |log: &RevisionLog<MemDisk>| {
@@ -483,15 +408,8 @@ fn a_flipped_bit_is_never_served() {
             assert!(image.flip_bit(&file, bit / 8, (bit % 8) as u8));
             let at = format!("{file} bit {bit}");
             let named = |error: RevLogError| match error {
-                RevLogError::Corrupt {
-                    file: found,
-                    offset,
-                    ..
-                } => {
-                    assert!(
-                        found == file && offset <= bit / 8,
-                        "{at}: {found} at {offset}"
-                    );
+                RevLogError::Corrupt { file: found, offset, .. } => {
+                    assert!(found == file && offset <= bit / 8, "{at}: {found} at {offset}");
                 }
                 error => panic!("{at}: {error}"),
             };
@@ -514,10 +432,7 @@ fn a_flipped_bit_is_never_served() {
             }
         }
     }
-    assert!(
-        refused > 100 && served > 100,
-        "refused {refused}, opened {served}"
-    );
+    assert!(refused > 100 && served > 100, "refused {refused}, opened {served}");
 }
 
 #[test]
@@ -548,8 +463,7 @@ fn no_space_is_survived_by_submitting_again() {
     let mut load = Workload::new(fresh(), 21).unwrap();
     let mut failures = 0;
     for step in 0..120 {
-        load.disk
-            .limit_bytes(Some(load.disk.used_bytes() + load.dice.below(300)));
+        load.disk.limit_bytes(Some(load.disk.used_bytes() + load.dice.below(300)));
         let mut ops = Vec::new();
         match step % 6 {
             4 => {
@@ -579,19 +493,9 @@ fn no_space_is_survived_by_submitting_again() {
                 load.twin.revisions.insert((main, 0), put);
                 let tables = load.twin.tables.values().next_back().unwrap().clone();
                 load.twin.tables.insert(load.twin.applied, tables);
-                let revisions = [RevisionRecord {
-                    main,
-                    sub: 0,
-                    tombstone: false,
-                    value,
-                }];
+                let revisions = [RevisionRecord { main, sub: 0, tombstone: false, value }];
                 let applied_index = load.twin.applied;
-                let batch = Batch {
-                    applied_index,
-                    term: 1,
-                    revisions: &revisions,
-                    tables: &[],
-                };
+                let batch = Batch { applied_index, term: 1, revisions: &revisions, tables: &[] };
                 let id = load.log.append(&batch, &mut ops);
                 if run(&mut load.disk, &ops).is_err() {
                     failures += 1;
@@ -639,20 +543,11 @@ fn the_collector_gives_space_back_and_joins_small_segments() {
             break;
         }
     }
-    assert!(
-        load.log.size_on_disk() < full / 5,
-        "{} of {full}",
-        load.log.size_on_disk()
-    );
+    assert!(load.log.size_on_disk() < full / 5, "{} of {full}", load.log.size_on_disk());
     let used: u64 = load.disk.used_bytes();
     assert!(used < full / 4, "{used} of {full}");
-    let segments = load
-        .disk
-        .list(&dir())
-        .unwrap()
-        .iter()
-        .filter(|name| name.ends_with(".seg"))
-        .count();
+    let segments =
+        load.disk.list(&dir()).unwrap().iter().filter(|name| name.ends_with(".seg")).count();
     assert!(segments < 8, "{segments} segments");
     load.restart(load.disk.snapshot_image(), "after collecting");
     load.compare();
@@ -681,26 +576,16 @@ fn an_index_image_counts_only_with_the_deaths_it_knew() {
     assert_eq!(reopen(&load), Some((main, Bytes::from_static(b"deaths 0"))));
     load.append().unwrap();
     checkpoint(&mut load);
-    assert_eq!(
-        reopen(&load).map(|(main, _)| main),
-        Some(main),
-        "older than the log, and good"
-    );
+    assert_eq!(reopen(&load).map(|(main, _)| main), Some(main), "older than the log, and good");
     let first = *load.twin.revisions.keys().next().unwrap();
     assert!(load.log.mark_dead(first.0, first.1));
     load.twin.dead.insert(first);
-    assert!(
-        reopen(&load).is_some(),
-        "deaths that are not durable do not matter"
-    );
+    assert!(reopen(&load).is_some(), "deaths that are not durable do not matter");
     checkpoint(&mut load);
     assert_eq!(reopen(&load), None);
     save(&mut load);
     checkpoint(&mut load);
-    assert_eq!(
-        reopen(&load),
-        Some((load.twin.main, Bytes::from_static(b"deaths 1")))
-    );
+    assert_eq!(reopen(&load), Some((load.twin.main, Bytes::from_static(b"deaths 1"))));
 }
 
 proptest! {
@@ -734,4 +619,85 @@ proptest! {
             let _ = scan(&log, (0, 0), i64::MAX);
         }
     }
+}
+
+/// Appends and checkpoints in flight on a slow disk, which runs them one operation at a time: reads are right
+/// meanwhile, and a crash finds a beginning of what was submitted.
+#[test]
+fn appends_in_flight_are_read_and_found_in_whole_batches() {
+    for seed in 0..150 {
+        let mut load = Workload::new(fresh(), seed).unwrap();
+        let mut disk = load.disk.clone();
+        disk.defer(true);
+        let mut submitted = 0;
+        let mut appends = VecDeque::new();
+        let mut checkpoint = None;
+        for _ in 0..load.dice.below(60) {
+            let mut ops = Vec::new();
+            submitted += 1;
+            match load.dice.below(8) {
+                0..=3 => {
+                    let twin = &mut load.twin;
+                    twin.applied += 1;
+                    twin.main += 1;
+                    let value = load.dice.bytes(400);
+                    twin.revisions.insert((twin.main, 0), (twin.applied, false, value.clone()));
+                    let tables = twin.tables.values().next_back().unwrap().clone();
+                    twin.tables.insert(twin.applied, tables);
+                    let put = [RevisionRecord { main: twin.main, sub: 0, tombstone: false, value }];
+                    let applied_index = twin.applied;
+                    let batch = Batch { applied_index, term: 1, revisions: &put, tables: &[] };
+                    appends.push_back((submitted, load.log.append(&batch, &mut ops)));
+                }
+                4 => load.compact(),
+                5 if checkpoint.is_none() => {
+                    let ticket = load.log.checkpoint(&mut ops).expect("none is under way");
+                    load.pending_dead = Some(load.twin.dead.clone());
+                    checkpoint = Some((submitted, ticket));
+                }
+                _ => {
+                    for _ in 0..load.dice.below(20) {
+                        disk.step(DiskQueue::Bulk);
+                    }
+                }
+            }
+            if !ops.is_empty() {
+                disk.submit(DiskBatch { id: BatchId(submitted), queue: DiskQueue::Bulk, ops });
+            }
+            while let Some(done) = disk.poll() {
+                done.result.unwrap();
+                if let Some((_, id)) = appends.pop_front_if(|(batch, _)| *batch == done.id.0) {
+                    load.log.written(id);
+                } else if let Some((_, ticket)) =
+                    checkpoint.take_if(|(batch, _)| *batch == done.id.0)
+                {
+                    load.durable_applied = load.log.checkpointed(ticket, true);
+                    load.durable_dead = load.pending_dead.take().unwrap();
+                }
+            }
+            load.compare();
+        }
+        if load.dice.one_in(2) {
+            disk.crash(seed);
+        } else {
+            disk.kill(seed);
+        }
+        load.restart(disk, &format!("seed {seed}"));
+        load.compare();
+    }
+}
+
+#[test]
+fn the_same_calls_give_the_same_bytes() {
+    let contents = || {
+        let mut load = Workload::new(fresh(), 23).unwrap();
+        (0..200).for_each(|_| load.step().unwrap());
+        let names = load.disk.list(&dir()).unwrap();
+        let read = |file: &String| {
+            load.disk.read_at(&name(&format!("{}/{file}", dir())), 0, 1 << 20).unwrap()
+        };
+        let files: Vec<_> = names.iter().map(|file| (file.clone(), read(file))).collect();
+        (files, load.disk.ops(), load.disk.syncs())
+    };
+    assert_eq!(contents(), contents());
 }
