@@ -51,7 +51,10 @@ async fn hold_lock(c: &Context, name: &str, command: &[String]) -> Outcome {
                 .env("ETCD_LOCK_REV", revision.to_string());
             match child.status().await {
                 Ok(status) if status.success() => Ok(()),
-                Ok(status) => Err(Exit::new(status.code().unwrap_or(exit::ERROR), "")),
+                Ok(status) => {
+                    let code = status.code().unwrap_or(exit::ERROR);
+                    Err(Exit::new(code, format!("exit status {code}")))
+                }
                 Err(e) => failed(format!("exec: \"{program}\": {e}")),
             }
         }

@@ -33,14 +33,14 @@ pub(super) fn render(out: &mut Vec<u8>, reply: &Reply<'_>) -> Result<(), Unsuppo
         Reply::UserPassword(r) => r.encode_to_vec(),
         Reply::UserGrant(_, _, r) => r.encode_to_vec(),
         Reply::UserRevoke(_, _, r) => r.encode_to_vec(),
-        Reply::LeaseGrant(_)
-        | Reply::LeaseRevoke(..)
-        | Reply::TimeToLive(..)
-        | Reply::KeepAlive(_)
-        | Reply::Leases(_)
-        | Reply::Health(_)
-        | Reply::Status(_)
-        | Reply::HashKv(_) => return Err(Unsupported),
+        // etcdctl's own structs around these embed the header, and that is what they marshal as.
+        Reply::LeaseGrant(r) => r.header.unwrap_or_default().encode_to_vec(),
+        Reply::TimeToLive(r, _) => r.header.unwrap_or_default().encode_to_vec(),
+        Reply::KeepAlive(r) => r.header.unwrap_or_default().encode_to_vec(),
+        Reply::Leases(r) => r.header.unwrap_or_default().encode_to_vec(),
+        Reply::LeaseRevoke(..) | Reply::Health(_) | Reply::Status(_) | Reply::HashKv(_) => {
+            return Err(Unsupported);
+        }
     };
     out.extend_from_slice(&bytes);
     Ok(())
