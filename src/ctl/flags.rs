@@ -337,8 +337,8 @@ impl Grammar {
                     return fail(invalid(flag, &value, &e), usage);
                 }
             } else if let Some(body) = word.strip_prefix('-').filter(|b| !b.is_empty()) {
-                let mut chars = body.char_indices();
-                while let Some((at, c)) = chars.next() {
+                let chars = body.char_indices();
+                for (at, c) in chars {
                     let Some(flag) =
                         spec.flags.iter().chain(self.globals).find(|f| f.short == Some(c))
                     else {

@@ -429,7 +429,7 @@ async fn fan_out(shared: Rc<Shared>) -> std::io::Result<()> {
                 for event in events.drain(..) {
                     match event {
                         Event::Messages { count, .. } => {
-                            received.set(received.get() + u64::from(count))
+                            received.set(received.get() + u64::from(count));
                         }
                         Event::End { trailer, .. } => shared.fail(&trailer),
                     }
@@ -514,7 +514,9 @@ pub fn fill(options: &Options) -> Result<Duration, String> {
             for event in events.drain(..) {
                 match event {
                     Event::Messages { stream, .. } => {
-                        drop(in_flight.get_mut(&stream).map(|f| f.1 = true))
+                        if let Some(f) = in_flight.get_mut(&stream) {
+                            f.1 = true;
+                        }
                     }
                     Event::End { stream, trailer } => {
                         let Some((first, answered)) = in_flight.remove(&stream) else { continue };

@@ -38,10 +38,12 @@ pub(super) fn render(out: &mut Vec<u8>, reply: &Reply<'_>, printer: &Printer) {
                     Some(Response::ResponseRange(r)) => render(out, &Reply::Get(r), printer),
                     Some(Response::ResponsePut(r)) => render(out, &Reply::Put(r), printer),
                     Some(Response::ResponseDeleteRange(r)) => {
-                        render(out, &Reply::Delete(r), printer)
+                        render(out, &Reply::Delete(r), printer);
                     }
                     other => {
-                        out.extend_from_slice(format!("unexpected response {other:?}\n").as_bytes())
+                        out.extend_from_slice(
+                            format!("unexpected response {other:?}\n").as_bytes(),
+                        );
                     }
                 }
             }
@@ -150,7 +152,7 @@ pub(super) fn render(out: &mut Vec<u8>, reply: &Reply<'_>, printer: &Printer) {
         Reply::UserPassword(_) => line("Password updated".into()),
         Reply::UserGrant(user, role, _) => line(format!("Role {role} is granted to user {user}")),
         Reply::UserRevoke(user, role, _) => {
-            line(format!("Role {role} is revoked from user {user}"))
+            line(format!("Role {role} is revoked from user {user}"));
         }
     }
 }
