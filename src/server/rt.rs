@@ -14,11 +14,11 @@ pub struct LocalExec;
 impl<F> hyper::rt::Executor<F> for LocalExec
 where
     F: Future + 'static,
+    F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        // Boxed at once: on its way into the task the future is moved half a dozen times, and it is large.
+        tokio::task::spawn_local(Box::pin(future));
     }
 }
 
