@@ -25,7 +25,12 @@ pub enum Part {
 
 pub enum Body {
     Full(Option<Bytes>),
-    Unary { message: Option<Bytes>, trailers: Option<HeaderMap> },
+    /// `prefix` is the frame's head, when the message is too large to be worth copying behind it.
+    Unary {
+        prefix: Option<Bytes>,
+        message: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
     Stream(mpsc::Receiver<Part>),
     Watch(WatchBody),
 }
@@ -73,8 +78,8 @@ impl http_body::Body for Body {
         };
         match self.get_mut() {
             Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Unary { message, trailers } => {
-                let next = message.take().map(Frame::data);
+            Body::Unary { prefix, message, trailers } => {
+                let next = prefix.take().or_else(|| message.take()).map(Frame::data);
                 let next = next.or_else(|| trailers.take().map(Frame::trailers));
                 Poll::Ready(next.map(Ok))
             }
@@ -91,11 +96,30 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Body::Full(bytes) => bytes.is_none(),
-            Body::Unary { message, trailers } => message.is_none() && trailers.is_none(),
+            Body::Unary { prefix, message, trailers } => {
+                prefix.is_none() && message.is_none() && trailers.is_none()
+            }
             _ => false,
         }
     }
 }
+
+impl Body {
+    /// One gRPC message and its trailers.
+    pub fn unary(message: Bytes, trailers: HeaderMap) -> Body {
+        let trailers = Some(trailers);
+        if message.len() < COPIED_MAX {
+            return Body::Unary { prefix: None, message: Some(framed(&message)), trailers };
+        }
+        let mut prefix = BytesMut::with_capacity(5);
+        prefix.put_u8(0);
+        prefix.put_u32(message.len() as u32);
+        Body::Unary { prefix: Some(prefix.freeze()), message: Some(message), trailers }
+    }
+}
+
+/// Messages from this size on travel behind their head instead of being copied behind it: a frame more costs less.
+const COPIED_MAX: usize = 16 << 10;
 
 /// gRPC's frame: not compressed, length, message.
 pub fn framed(message: &[u8]) -> Bytes {

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use norn_node::{Code, Error, Method};
 
-use crate::body::{Body, framed};
+use crate::body::Body;
 use crate::core::Core;
 use crate::streams;
 
@@ -179,7 +179,7 @@ pub async fn serve(core: Rc<Core>, request: Request<Incoming>) -> Response<Body>
 async fn unary(core: &Rc<Core>, body: Incoming, method: Method) -> Result<Response<Body>, Status> {
     let message = read_message(core, body).await?;
     let reply = core.call(method, message).await?;
-    Ok(unary_response(&reply))
+    Ok(unary_response(reply))
 }
 
 async fn answer(
@@ -197,12 +197,12 @@ async fn answer(
             Route::TimeToLive => {
                 let message = read_message(core, body).await?;
                 let reply = streams::time_to_live(core, message).await?;
-                Ok(unary_response(&reply))
+                Ok(unary_response(reply))
             }
             Route::Promote => {
                 let message = read_message(core, body).await?;
                 let reply = streams::promote(core, message).await?;
-                Ok(unary_response(&reply))
+                Ok(unary_response(reply))
             }
             Route::HealthCheck => {
                 let message = read_message(core, body).await?;
@@ -210,7 +210,7 @@ async fn answer(
                 if !message.is_empty() {
                     return Err(Status::new(Code::NotFound, "unknown service"));
                 }
-                Ok(unary_response(&[0x08, 0x01]))
+                Ok(unary_response(Bytes::from_static(&[0x08, 0x01])))
             }
             Route::HealthWatch => streams::health_watch(core, &read_message(core, body).await?),
             Route::RangeStream => {
@@ -335,8 +335,8 @@ pub fn response(body: Body) -> Response<Body> {
     response
 }
 
-fn unary_response(reply: &[u8]) -> Response<Body> {
-    response(Body::Unary { message: Some(framed(reply)), trailers: Some(ok_trailers()) })
+fn unary_response(reply: Bytes) -> Response<Body> {
+    response(Body::unary(reply, ok_trailers()))
 }
 
 /// A response that is nothing but its status.
@@ -350,6 +350,7 @@ fn refused(status: &Status) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::body::framed;
 
     #[test]
     fn timeouts() {
