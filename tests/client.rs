@@ -13,6 +13,7 @@ use norn_proto::etcdserverpb::*;
 use norn_proto::v3electionpb::election_client::ElectionClient;
 use norn_proto::v3lockpb::lock_client::LockClient;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -192,17 +193,18 @@ impl Client {
         Ok(messages)
     }
 
-    pub async fn open_watch(&self) -> Result<WatchStream, Status> {
+    /// The server may answer nothing, not even headers, before the first create: opening never waits.
+    pub fn open_watch(&self) -> WatchStream {
         // Bounded: a test that sends more than this without reading an answer is wrong.
         let (requests, receiver) = mpsc::channel(1024);
         let mut watch = self.watch.clone();
-        let answers = self.bounded(watch.watch(ReceiverStream::new(receiver))).await?;
-        Ok(WatchStream { requests, answers, limit: self.limit })
+        let opening = tokio::spawn(async move { watch.watch(ReceiverStream::new(receiver)).await });
+        WatchStream { requests, answers: Answers::Opening(opening), limit: self.limit }
     }
 
     /// A stream with one watcher, whose created answer has been read.
     pub async fn watch(&self, create: WatchCreateRequest) -> WatchStream {
-        let mut stream = self.open_watch().await.expect("a watch stream");
+        let mut stream = self.open_watch();
         let created = stream.create(create).await;
         assert!(created.created && !created.canceled, "{created:?}");
         stream
@@ -212,9 +214,28 @@ impl Client {
 /// One bidirectional Watch stream.
 #[derive(Debug)]
 pub struct WatchStream {
-    pub requests: mpsc::Sender<WatchRequest>,
-    pub answers: Streaming<WatchResponse>,
+    requests: mpsc::Sender<WatchRequest>,
+    answers: Answers,
     limit: Duration,
+}
+
+#[derive(Debug)]
+enum Answers {
+    Opening(JoinHandle<Result<Response<Streaming<WatchResponse>>, Status>>),
+    Open(Streaming<WatchResponse>),
+}
+
+impl Answers {
+    async fn message(&mut self) -> Result<Option<WatchResponse>, Status> {
+        if let Self::Opening(opening) = self {
+            let opened = opening.await.expect("opening a stream does not panic")?;
+            *self = Self::Open(opened.into_inner());
+        }
+        match self {
+            Self::Open(answers) => answers.message().await,
+            Self::Opening(_) => unreachable!("opened above"),
+        }
+    }
 }
 
 impl WatchStream {
@@ -241,13 +262,27 @@ impl WatchStream {
         self.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
     }
 
+    /// Ends the request side; the answers go on.
+    pub fn half_close(&mut self) {
+        self.requests = mpsc::channel(1).0;
+    }
+
+    /// The next answer, or `None` when there is none before `limit`. The stream is as it was then.
+    pub async fn next_within(&mut self, limit: Duration) -> Option<Result<WatchResponse, Status>> {
+        match timeout(limit, self.answers.message()).await {
+            Ok(Ok(Some(answer))) => Some(Ok(answer)),
+            Ok(Ok(None)) => Some(Err(Status::ok("the end of the stream"))),
+            Ok(Err(status)) => Some(Err(status)),
+            Err(_) => None,
+        }
+    }
+
     /// The next answer; panics when none comes in time or the stream ends.
     pub async fn next(&mut self) -> WatchResponse {
-        match timeout(self.limit, self.answers.message()).await {
-            Ok(Ok(Some(answer))) => answer,
-            Ok(Ok(None)) => panic!("the watch stream ended"),
-            Ok(Err(status)) => panic!("the watch stream ended: {status:?}"),
-            Err(_) => panic!("no watch answer after {:?}", self.limit),
+        match self.next_within(self.limit).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(status)) => panic!("the watch stream ended: {status:?}"),
+            None => panic!("no watch answer after {:?}", self.limit),
         }
     }
 
