@@ -239,6 +239,9 @@ impl<R: Reader> Node<R> {
 
     /// Tells the cluster this member's name and URLs, until it is applied here.
     pub(crate) fn publish(&mut self) {
+        if self.publish == Publish::Done {
+            return;
+        }
         let is_due = match self.publish {
             Publish::Wanted => true,
             Publish::Proposed { id, again_at } => {

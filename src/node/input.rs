@@ -8,7 +8,7 @@ use crate::watchers::StreamId;
 use crate::{Error, Time};
 
 /// Names a call until its reply; chosen by the server, never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
 /// Unary methods that a node answers by itself: request message in, response message out, both encoded.

@@ -226,6 +226,8 @@ impl<R: Reader> Node<R> {
 
     fn turn(&mut self) {
         self.tick();
+        self.campaign_alone();
+        self.publish();
         self.propose_all();
         loop {
             self.ask_read_index();
@@ -248,7 +250,10 @@ impl<R: Reader> Node<R> {
 
     fn obey_raft(&mut self, ready: RaftReady) {
         for line in self.raft.drain_log() {
-            self.out.events.push(NodeEvent::Raft(line));
+            // (Acknowledgements repeat each other when writes are merged; that is not worth a line each.)
+            if !line.text.starts_with("entry at index") {
+                self.out.events.push(NodeEvent::Raft(line));
+            }
         }
         if let Some(soft) = ready.soft_state {
             self.leader_changed(soft.leader, soft.role);
@@ -335,7 +340,6 @@ impl<R: Reader> Node<R> {
         self.expire_proposals();
         self.expire_reads();
         self.expire_leases();
-        self.publish();
         self.check_versions();
         self.auto_compact();
         let header = self.header();
@@ -348,6 +352,18 @@ impl<R: Reader> Node<R> {
             self.reply(token, Err(Error::TransferTimeout));
         }
         self.save_commit();
+    }
+
+    /// The only voter has nobody to wait for.
+    fn campaign_alone(&mut self) {
+        let is_idle = self.raft.role() == Role::Follower && !self.has_leader();
+        if is_idle && self.raft.committed().0 == self.applied {
+            let mut voters = self.members.voters();
+            let is_alone = voters.next().is_some_and(|m| m.id == self.id) && voters.next().is_none();
+            if is_alone {
+                self.raft.campaign();
+            }
+        }
     }
 
     fn has_background_work(&self) -> bool {

@@ -29,7 +29,7 @@ const CATCH_UP_WATCHERS: usize = 512;
 const CATCH_UP_REVISIONS: usize = 1000;
 
 /// One gRPC stream of watchers; chosen by the server, never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
 /// A watcher: its stream, and its id there.

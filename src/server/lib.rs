@@ -1,1 +1,32 @@
-//! (placeholder)
+//! The daemon around `norn-node`: connections, files, clocks, other members. The only home of tokio, hyper and real
+//! files.
+//!
+//! One thread runs everything but the disk: connections are tasks on it, and so is the node's turn (see
+//! [`core`](mod@core)). Two threads write and sync (see [`file_disk`]).
+
+pub mod body;
+pub mod client;
+pub mod config;
+pub mod core;
+pub mod file_disk;
+pub mod flags;
+pub mod grpc;
+pub mod http_api;
+pub mod listen;
+pub mod log;
+pub mod metrics;
+pub mod peer_codec;
+pub mod peer_http;
+pub mod rt;
+pub mod serve;
+pub mod streams;
+pub mod transport;
+
+/// This machine's architecture in Go's words: scripts compare them.
+pub fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,358 @@
+//! The calls that are more than one question and one answer, and those that may have to ask the leader.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use norn_node::{Code, Error, Input, Method, RangeStream};
+use norn_proto::{etcdserverpb as pb, leasepb};
+use norn_storage::{DiskRead, FileName};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use crate::body::{Body, Part, WatchBody, framed};
+use crate::core::Core;
+use crate::grpc::{Frames, Status, ok_trailers, response};
+
+/// Parts of a stream that wait for their connection; the producer stops until there is room.
+const PARTS_MAX: usize = 4;
+/// Bytes per message of a snapshot, as etcd sends them.
+const BLOB_BYTES: usize = 32 << 10;
+/// Leaderless looks, an election timeout apart, after which a stream that asked for a leader ends.
+const LEADERLESS_MAX: u32 = 3;
+/// Between two tries to reach the leader.
+const FORWARD_RETRY: Duration = Duration::from_millis(50);
+
+pub fn watch(core: &Rc<Core>, body: Incoming, needs_leader: bool) -> Response<Body> {
+    let (stream, parts) = core.open_watch();
+    let reader = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        let requests = read_watch(&reader, body, stream);
+        if needs_leader {
+            tokio::select! {
+                () = requests => {}
+                () = leaderless(&reader) => {
+                    reader.end_watch(stream, Status::from(Error::NoLeader).trailers());
+                }
+            }
+        } else {
+            requests.await;
+        }
+    });
+    response(Body::Watch(WatchBody { core: Rc::clone(core), stream, parts }))
+}
+
+/// Reads until the client is gone. A client that only closed its sending side still wants its events: then this waits
+/// for the response to be dropped, which ends the task with the connection.
+async fn read_watch(core: &Rc<Core>, mut body: Incoming, stream: norn_node::StreamId) {
+    let mut frames = Frames::new(core);
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        frames.push(data);
+        loop {
+            match frames.next() {
+                Ok(Some(body)) => core.input(Input::WatchRequest { stream, body }),
+                Ok(None) => break,
+                Err(status) => return core.end_watch(stream, status.trailers()),
+            }
+        }
+    }
+}
+
+async fn leaderless(core: &Rc<Core>) {
+    let mut looks = 0;
+    let every = Duration::from_millis(core.with_node(|node| node.config().election_ms()));
+    while looks < LEADERLESS_MAX {
+        tokio::time::sleep(every).await;
+        looks = if core.with_node(|node| node.has_leader()) { 0 } else { looks + 1 };
+    }
+}
+
+pub fn keep_alive(core: &Rc<Core>, body: Incoming, needs_leader: bool) -> Response<Body> {
+    let (sender, parts) = mpsc::channel(PARTS_MAX);
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        let ended = tokio::select! {
+            result = keep_alives(&core, body, &sender) => result,
+            () = leaderless(&core), if needs_leader => Err(Error::NoLeader.into()),
+        };
+        let trailers = match ended {
+            Ok(()) => ok_trailers(),
+            Err(status) => status.trailers(),
+        };
+        // (The client may be gone.)
+        let _ = sender.send(Part::End(trailers)).await;
+    });
+    response(Body::Stream(parts))
+}
+
+/// One request after the other, in order.
+async fn keep_alives(
+    core: &Rc<Core>,
+    mut body: Incoming,
+    parts: &mpsc::Sender<Part>,
+) -> Result<(), Status> {
+    let mut frames = Frames::new(core);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Status::new(Code::Canceled, error.to_string()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        frames.push(data);
+        while let Some(message) = frames.next()? {
+            let reply = renew(core, message).await?;
+            if parts.send(Part::Message(framed(&reply))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn renew(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
+    let header = header(core);
+    let from_leader = |body: Bytes| {
+        let reply = pb::LeaseKeepAliveResponse::decode(body).ok()?;
+        let reply = pb::LeaseKeepAliveResponse { header: Some(header), ..reply };
+        Some(Bytes::from(reply.encode_to_vec()))
+    };
+    let not_found = || {
+        let id = pb::LeaseKeepAliveRequest::decode(message.clone()).map_or(0, |r| r.id);
+        let reply = pb::LeaseKeepAliveResponse { header: Some(header), id, ttl: 0 };
+        Bytes::from(reply.encode_to_vec())
+    };
+    let call = (Method::LeaseKeepAlive, message.clone());
+    at_leader(core, call, "/leases", message.clone(), from_leader, not_found).await
+}
+
+pub async fn time_to_live(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
+    let request = pb::LeaseTimeToLiveRequest::decode(message.clone())
+        .map_err(|error| Status::from(Error::Malformed(error.to_string())))?;
+    let header = header(core);
+    let id = request.id;
+    let forwarded = leasepb::LeaseInternalRequest { lease_time_to_live_request: Some(request) };
+    let from_leader = |body: Bytes| {
+        let reply = leasepb::LeaseInternalResponse::decode(body).ok()?;
+        let reply = reply.lease_time_to_live_response?;
+        let reply = pb::LeaseTimeToLiveResponse { header: Some(header), ..reply };
+        Some(Bytes::from(reply.encode_to_vec()))
+    };
+    let not_found = || {
+        let ttl = -1;
+        let reply = pb::LeaseTimeToLiveResponse { header: Some(header), id, ttl, ..Default::default() };
+        Bytes::from(reply.encode_to_vec())
+    };
+    let call = (Method::LeaseTimeToLive, message);
+    let body = forwarded.encode_to_vec().into();
+    at_leader(core, call, "/leases/internal", body, from_leader, not_found).await
+}
+
+fn header(core: &Core) -> pb::ResponseHeader {
+    let header = core.with_node(|node| node.header());
+    pb::ResponseHeader {
+        cluster_id: header.cluster_id,
+        member_id: header.member_id,
+        revision: header.revision,
+        raft_term: header.raft_term,
+    }
+}
+
+/// Asks this member and, as long as it does not lead, the one that does.
+async fn at_leader(
+    core: &Rc<Core>,
+    (method, message): (Method, Bytes),
+    path: &str,
+    forwarded: Bytes,
+    from_leader: impl Fn(Bytes) -> Option<Bytes>,
+    not_found: impl Fn() -> Bytes,
+) -> Result<Bytes, Status> {
+    let timeout_ms = core.with_node(|node| node.config().request_timeout_ms());
+    let tries = async {
+        loop {
+            match core.call(method, message.clone()).await {
+                Err(Error::NotPrimaryLessor) => {}
+                result => return result.map_err(Status::from),
+            }
+            for url in leader_urls(core) {
+                let body = forwarded.clone();
+                let reply = crate::client::post(&url, path, "application/protobuf", body).await;
+                match reply {
+                    Ok((200, body)) => {
+                        if let Some(reply) = from_leader(body) {
+                            return Ok(reply);
+                        }
+                    }
+                    Ok((404, _)) => return Ok(not_found()),
+                    _ => {}
+                }
+            }
+            tokio::time::sleep(FORWARD_RETRY).await;
+        }
+    };
+    match tokio::time::timeout(Duration::from_millis(timeout_ms), tries).await {
+        Ok(result) => result,
+        Err(_) if core.with_node(|node| node.has_leader()) => Err(Error::Timeout.into()),
+        Err(_) => Err(Error::NoLeader.into()),
+    }
+}
+
+fn leader_urls(core: &Core) -> Vec<String> {
+    core.with_node(|node| {
+        let leader = node.raft().leader().0;
+        if leader == node.id() {
+            return Vec::new();
+        }
+        node.members().member(leader).map(|m| m.peer_urls.clone()).unwrap_or_default()
+    })
+}
+
+/// Promotion is decided by the leader, who alone knows how far the learner is.
+pub async fn promote(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
+    let id = pb::MemberPromoteRequest::decode(message.clone())
+        .map_err(|error| Status::from(Error::Malformed(error.to_string())))?
+        .id;
+    let timeout_ms = core.with_node(|node| node.config().request_timeout_ms());
+    let tries = async {
+        loop {
+            match core.call(Method::MemberPromote, message.clone()).await {
+                Err(Error::NotLeader) => {}
+                result => return result.map_err(Status::from),
+            }
+            for url in leader_urls(core) {
+                let path = format!("/members/promote/{id}");
+                match crate::client::post(&url, &path, "application/json", Bytes::new()).await {
+                    Ok((200, _)) => {
+                        // Everybody knows the members; this one will, when it has applied the change.
+                        let list = pb::MemberListRequest { linearizable: true };
+                        let body = list.encode_to_vec().into();
+                        return core.call(Method::MemberList, body).await.map_err(Status::from);
+                    }
+                    Ok((404, _)) => return Err(Error::MemberNotFound.into()),
+                    Ok((412, body)) => {
+                        let text = String::from_utf8_lossy(&body).into_owned();
+                        let known = [Error::LearnerNotReady, Error::MemberNotLearner];
+                        for error in known {
+                            if text.contains(&error.to_string()) {
+                                return Err(error.into());
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            tokio::time::sleep(FORWARD_RETRY).await;
+        }
+    };
+    match tokio::time::timeout(Duration::from_millis(timeout_ms), tries).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Timeout.into()),
+    }
+}
+
+/// The one service there is serves from the moment it can be asked.
+pub fn health_watch(core: &Rc<Core>, message: Bytes) -> Result<Response<Body>, Status> {
+    let (sender, parts) = mpsc::channel(PARTS_MAX);
+    // 1: serving. 3: nobody knows that name.
+    let status: &[u8] = if message.is_empty() { &[0x08, 0x01] } else { &[0x08, 0x03] };
+    let first = framed(status);
+    let mut phase = core.phase();
+    tokio::task::spawn_local(async move {
+        if sender.send(Part::Message(first)).await.is_err() {
+            return;
+        }
+        // (Open until the client or the server goes.)
+        tokio::select! {
+            () = sender.closed() => {}
+            _ = phase.wait_for(|p| matches!(p, crate::core::Phase::Failed(_))) => {}
+        }
+    });
+    Ok(response(Body::Stream(parts)))
+}
+
+pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Response<Body>, Status> {
+    let request = pb::RangeRequest::decode(message)
+        .map_err(|error| Status::from(Error::Malformed(error.to_string())))?;
+    let mut stream = RangeStream::new(&request)?;
+    if core.with_node(|node| node.is_learner()) {
+        return Err(Error::NotSupportedForLearner.into());
+    }
+    if !stream.is_serializable {
+        core.call(Method::Barrier, Bytes::new()).await?;
+    }
+    // The first chunk decides whether there is a stream at all.
+    let first = core.with_node(|node| stream.next(node))?;
+    let (sender, parts) = mpsc::channel(PARTS_MAX);
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        let mut next = Ok(first);
+        let trailers = loop {
+            match next {
+                Ok(Some(chunk)) => {
+                    if sender.send(Part::Message(framed(&chunk))).await.is_err() {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                    next = core.with_node(|node| stream.next(node));
+                }
+                Ok(None) => break ok_trailers(),
+                Err(error) => break Status::from(error).trailers(),
+            }
+        };
+        let _ = sender.send(Part::End(trailers)).await;
+    });
+    Ok(response(Body::Stream(parts)))
+}
+
+pub async fn snapshot(core: &Rc<Core>) -> Result<Response<Body>, Status> {
+    let name = core.call(Method::Export, Bytes::new()).await?;
+    let file = FileName::new(String::from_utf8_lossy(&name));
+    let version = core.with_node(|node| node.storage_version()).unwrap_or_default();
+    let (sender, parts) = mpsc::channel(PARTS_MAX);
+    let core = Rc::clone(core);
+    tokio::task::spawn_local(async move {
+        let trailers = match send_file(&core, &file, &version, &sender).await {
+            Ok(()) => ok_trailers(),
+            Err(status) => status.trailers(),
+        };
+        let _ = sender.send(Part::End(trailers)).await;
+        core.input(Input::ExportDone { file });
+    });
+    Ok(response(Body::Stream(parts)))
+}
+
+async fn send_file(
+    core: &Rc<Core>,
+    file: &FileName,
+    version: &str,
+    parts: &mpsc::Sender<Part>,
+) -> Result<(), Status> {
+    let failed = |error: norn_storage::DiskError| Status::new(Code::Internal, error.to_string());
+    let reader = core.reader();
+    let len = reader.len(file).map_err(failed)?.unwrap_or(0);
+    let mut hash = Sha256::new();
+    let mut sent = 0;
+    while sent < len {
+        let blob = reader.read_at(file, sent, BLOB_BYTES).map_err(failed)?;
+        if blob.is_empty() {
+            return Err(Status::new(Code::Internal, format!("{file} ends early")));
+        }
+        hash.update(&blob);
+        sent += blob.len() as u64;
+        let remaining_bytes = len - sent;
+        let message = pb::SnapshotResponse {
+            remaining_bytes,
+            blob,
+            version: version.to_owned(),
+            ..Default::default()
+        };
+        if parts.send(Part::Message(framed(&message.encode_to_vec()))).await.is_err() {
+            return Ok(());
+        }
+    }
+    let blob = Bytes::copy_from_slice(&hash.finalize());
+    let message = pb::SnapshotResponse { blob, version: version.to_owned(), ..Default::default() };
+    let _ = parts.send(Part::Message(framed(&message.encode_to_vec()))).await;
+    Ok(())
+}

@@ -1,0 +1,444 @@
+//! Sending to other members, as etcd's rafthttp does: each member opens two streams to every other one and reads raft
+//! messages from them; what has no stream yet goes as single posts; snapshots go as posts with a database behind.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use http_body_util::{BodyExt, Full};
+use norn_node::{Input, Member, SERVER_VERSION, parse_version};
+use norn_raft::{Message, MessageKind, NodeId, codec};
+use norn_storage::{DiskRead, FileName};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::body::{Body, Part};
+use crate::client;
+use crate::core::Core;
+use crate::log::Value;
+use crate::peer_codec::{Decoder, Encoder, StreamKind};
+
+/// Pieces (one per turn and stream) that wait for a connection. Beyond it messages are dropped: raft repairs that.
+pub const QUEUE_MAX: usize = 4096;
+/// Posts on their way to one member.
+const POSTS_MAX: usize = 64;
+/// A stream that is silent this long is dead.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Three keep-alives in a read timeout.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_millis(1_667);
+/// Between two tries to open a stream.
+const REDIAL_AFTER: Duration = Duration::from_millis(100);
+const VERSIONS_EVERY: Duration = Duration::from_secs(4);
+/// A snapshot is read and sent in pieces of this size.
+const SNAPSHOT_PIECE: usize = 256 << 10;
+/// The oldest cluster that may talk to us.
+const MIN_CLUSTER_VERSION: &str = "3.0.0";
+
+/// A stream that another member opened and reads from.
+struct Writer {
+    parts: mpsc::Sender<Part>,
+    encoder: Encoder,
+}
+
+struct Peer {
+    urls: Vec<String>,
+    writers: BTreeMap<StreamKind, Writer>,
+    readers: Vec<JoinHandle<()>>,
+    /// Streams that we read from now.
+    live_streams: Rc<Cell<usize>>,
+    posts: Rc<Cell<usize>>,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        for reader in &self.readers {
+            reader.abort();
+        }
+    }
+}
+
+pub struct Transport {
+    id: Cell<u64>,
+    cluster_id: Cell<u64>,
+    /// Ours, told to others so that they can reach us.
+    urls: Vec<String>,
+    peers: RefCell<BTreeMap<u64, Peer>>,
+    /// Members of the cluster being joined, until the log tells who they are.
+    remotes: RefCell<BTreeMap<u64, Vec<String>>>,
+    removed: RefCell<BTreeSet<u64>>,
+}
+
+impl Transport {
+    pub fn new(urls: Vec<String>) -> Rc<Transport> {
+        Rc::new(Transport {
+            id: Cell::new(0),
+            cluster_id: Cell::new(0),
+            urls,
+            peers: RefCell::default(),
+            remotes: RefCell::default(),
+            removed: RefCell::default(),
+        })
+    }
+
+    pub fn set_identity(&self, id: u64, cluster_id: u64, remotes: &[Member]) {
+        self.id.set(id);
+        self.cluster_id.set(cluster_id);
+        let others = remotes.iter().filter(|m| m.id != id);
+        self.remotes.borrow_mut().extend(others.map(|m| (m.id, m.peer_urls.clone())));
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id.get()
+    }
+
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster_id.get()
+    }
+
+    pub fn is_removed(&self, id: u64) -> bool {
+        self.removed.borrow().contains(&id)
+    }
+
+    pub fn knows(&self, id: u64) -> bool {
+        self.peers.borrow().contains_key(&id)
+    }
+
+    pub fn set_members(self: &Rc<Self>, core: &Rc<Core>, members: Vec<Member>, removed: Vec<u64>) {
+        self.removed.borrow_mut().extend(removed);
+        let mut wanted: BTreeMap<u64, Vec<String>> = self.remotes.borrow().clone();
+        wanted.extend(members.into_iter().map(|m| (m.id, m.peer_urls)));
+        wanted.retain(|id, _| *id != self.id() && !self.is_removed(*id));
+        let mut peers = self.peers.borrow_mut();
+        peers.retain(|id, peer| wanted.get(id) == Some(&peer.urls));
+        for (id, urls) in wanted {
+            if peers.contains_key(&id) {
+                continue;
+            }
+            let live_streams = Rc::new(Cell::new(0));
+            let readers = [StreamKind::MsgApp, StreamKind::Message].map(|kind| {
+                let reader = Reader {
+                    transport: Rc::clone(self),
+                    core: Rc::clone(core),
+                    peer: id,
+                    urls: urls.clone(),
+                    kind,
+                    live_streams: Rc::clone(&live_streams),
+                };
+                tokio::task::spawn_local(reader.run())
+            });
+            let posts = Rc::default();
+            let readers = readers.into();
+            let writers = BTreeMap::new();
+            peers.insert(id, Peer { urls, writers, readers, live_streams, posts });
+        }
+    }
+
+    /// Another member opened a stream and will read from it.
+    pub fn attach(&self, peer: u64, kind: StreamKind) -> Option<mpsc::Receiver<Part>> {
+        let mut peers = self.peers.borrow_mut();
+        let peer = peers.get_mut(&peer)?;
+        let (parts, receiver) = mpsc::channel(QUEUE_MAX);
+        peer.writers.insert(kind, Writer { parts, encoder: Encoder::new(kind) });
+        Some(receiver)
+    }
+
+    /// Sends the messages of one turn: for each stream one piece.
+    pub fn send(self: &Rc<Self>, core: &Rc<Core>, messages: Vec<Message>) {
+        let mut pieces: BTreeMap<(u64, StreamKind), BytesMut> = BTreeMap::new();
+        let mut peers = self.peers.borrow_mut();
+        for message in messages {
+            let to = message.to.0;
+            let Some(peer) = peers.get_mut(&to) else { continue };
+            let is_append = message.kind == MessageKind::App;
+            let kind = match is_append && peer.writers.contains_key(&StreamKind::MsgApp) {
+                true => StreamKind::MsgApp,
+                false => StreamKind::Message,
+            };
+            match peer.writers.get_mut(&kind) {
+                Some(writer) => {
+                    let piece = pieces.entry((to, kind)).or_default();
+                    writer.encoder.encode(&message, piece);
+                }
+                None => self.post(core, peer, message),
+            }
+        }
+        for ((to, kind), piece) in pieces {
+            let Some(peer) = peers.get_mut(&to) else { continue };
+            let Some(writer) = peer.writers.get_mut(&kind) else { continue };
+            if writer.parts.try_send(Part::Raw(piece.freeze())).is_err() {
+                // Full or closed: what the other side knows of the encoder's position is lost with it.
+                peer.writers.remove(&kind);
+                core.input(Input::Unreachable { id: to });
+            }
+        }
+    }
+
+    fn post(self: &Rc<Self>, core: &Rc<Core>, peer: &Peer, message: Message) {
+        if peer.posts.get() >= POSTS_MAX {
+            return core.input(Input::Unreachable { id: message.to.0 });
+        }
+        let posts = Rc::clone(&peer.posts);
+        posts.set(posts.get() + 1);
+        let (transport, core, urls) = (Rc::clone(self), Rc::clone(core), peer.urls.clone());
+        tokio::task::spawn_local(async move {
+            let mut body = Vec::new();
+            codec::encode_message_into(&message, &mut body);
+            let is_sent = transport.try_post(&urls, body.into()).await;
+            posts.set(posts.get() - 1);
+            if !is_sent {
+                core.input(Input::Unreachable { id: message.to.0 });
+            }
+        });
+    }
+
+    async fn try_post(&self, urls: &[String], body: Bytes) -> bool {
+        for url in urls {
+            let sent = async {
+                let mut sender = client::connect(url).await?;
+                let request = self
+                    .sign(client::request("POST", url, "/raft"))
+                    .header("Content-Type", "application/protobuf")
+                    .body(Full::new(body.clone()))?;
+                let response = sender.send_request(request).await?;
+                Ok::<_, client::Failure>(response.status().as_u16())
+            };
+            if let Ok(Ok(204)) = tokio::time::timeout(READ_TIMEOUT, sent).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The headers that every request between members carries.
+    fn sign(&self, request: http::request::Builder) -> http::request::Builder {
+        request
+            .header("X-Server-From", format!("{:x}", self.id()))
+            .header("X-Server-Version", SERVER_VERSION)
+            .header("X-Min-Cluster-Version", MIN_CLUSTER_VERSION)
+            .header("X-Etcd-Cluster-ID", format!("{:x}", self.cluster_id()))
+            .header("X-PeerURLs", self.urls.join(","))
+    }
+
+    pub fn send_snapshot(self: &Rc<Self>, core: &Rc<Core>, message: Message, file: FileName) {
+        let to = message.to.0;
+        let urls = self.peers.borrow().get(&to).map(|peer| peer.urls.clone()).unwrap_or_default();
+        let (transport, core) = (Rc::clone(self), Rc::clone(core));
+        tokio::task::spawn_local(async move {
+            let len = core.reader().len(&file).ok().flatten().unwrap_or(0);
+            let fields = [
+                ("snapshot-index", Value::Number(snapshot_index(&message).cast_signed())),
+                ("remote-peer-id", Value::Text(&format!("{to:x}"))),
+                ("bytes", Value::Number(len.cast_signed())),
+            ];
+            core.log.info("sending database snapshot", &fields);
+            let mut ok = false;
+            for url in &urls {
+                if transport.try_snapshot(&core, url, &message, &file).await.is_ok() {
+                    ok = true;
+                    core.log.info("sent database snapshot", &fields);
+                    break;
+                }
+            }
+            if !ok {
+                core.log.warn("failed to send database snapshot", &fields);
+            }
+            core.input(Input::SnapshotSent { to, ok });
+            core.input(Input::ExportDone { file });
+        });
+    }
+
+    async fn try_snapshot(
+        &self,
+        core: &Rc<Core>,
+        url: &str,
+        message: &Message,
+        file: &FileName,
+    ) -> Result<(), client::Failure> {
+        let (parts, body) = mpsc::channel(4);
+        let mut sender = client::connect::<Body>(url).await?;
+        let request = self
+            .sign(client::request("POST", url, "/raft/snapshot"))
+            .header("Content-Type", "application/octet-stream")
+            .body(Body::Stream(body))?;
+        let mut head = Vec::new();
+        codec::encode_message_into(message, &mut head);
+        let mut first = (head.len() as u64).to_be_bytes().to_vec();
+        first.extend_from_slice(&head);
+        let reader = core.reader();
+        let file = file.clone();
+        let feed = tokio::task::spawn_local(async move {
+            if parts.send(Part::Raw(first.into())).await.is_err() {
+                return;
+            }
+            let mut at = 0;
+            while let Ok(piece) = reader.read_at(&file, at, SNAPSHOT_PIECE) {
+                at += piece.len() as u64;
+                if piece.is_empty() || parts.send(Part::Raw(piece)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let response = sender.send_request(request).await;
+        feed.abort();
+        match response?.status().as_u16() {
+            204 => Ok(()),
+            status => Err(format!("status {status}").into()),
+        }
+    }
+
+    /// Keeps idle streams alive.
+    pub async fn keep_alive(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(KEEP_ALIVE_EVERY).await;
+            for peer in self.peers.borrow_mut().values_mut() {
+                peer.writers.retain(|kind, writer| {
+                    writer.parts.try_send(Part::Raw(kind.keep_alive())).is_ok()
+                });
+            }
+        }
+    }
+
+    /// Asks the others for their versions: the leader decides the cluster's by them.
+    pub async fn watch_versions(self: Rc<Self>, core: Rc<Core>) {
+        loop {
+            let peers: Vec<(u64, Vec<String>)> =
+                self.peers.borrow().iter().map(|(id, peer)| (*id, peer.urls.clone())).collect();
+            for (id, urls) in peers {
+                let mut version = None;
+                for url in urls {
+                    if let Ok((200, body)) = client::get(&url, "/version").await {
+                        version = server_version(&body);
+                        break;
+                    }
+                }
+                core.input(Input::PeerVersion { id, version });
+            }
+            let pause = if core.with_node(|node| node.cluster_version().is_none()) {
+                REDIAL_AFTER
+            } else {
+                VERSIONS_EVERY
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    pub fn active_peers(&self) -> usize {
+        self.peers.borrow().values().filter(|peer| peer.live_streams.get() > 0).count()
+    }
+}
+
+pub fn snapshot_index(message: &Message) -> u64 {
+    message.snapshot.as_ref().map_or(0, |snapshot| snapshot.index.0)
+}
+
+pub fn server_version(body: &[u8]) -> Option<(u64, u64)> {
+    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
+    parse_version(json.get("etcdserver")?.as_str()?)
+}
+
+/// Opens one kind of stream to one member, and again whenever it breaks.
+struct Reader {
+    transport: Rc<Transport>,
+    core: Rc<Core>,
+    peer: u64,
+    urls: Vec<String>,
+    kind: StreamKind,
+    live_streams: Rc<Cell<usize>>,
+}
+
+impl Reader {
+    async fn run(self) {
+        let mut turn = 0;
+        loop {
+            if let Some(url) = self.urls.get(turn % self.urls.len().max(1)) {
+                // (Broken streams are normal: the other side restarts.)
+                let _ = self.read_from(url).await;
+            }
+            turn += 1;
+            tokio::time::sleep(REDIAL_AFTER).await;
+        }
+    }
+
+    async fn read_from(&self, url: &str) -> Result<(), client::Failure> {
+        let mut sender = client::connect::<Full<Bytes>>(url).await?;
+        let path = format!("/raft/stream/{}/{:x}", self.kind.path(), self.transport.id());
+        let request = self
+            .transport
+            .sign(client::request("GET", url, &path))
+            .header("X-Raft-To", format!("{:x}", self.peer))
+            .body(Full::default())?;
+        let asked = tokio::time::timeout(READ_TIMEOUT, sender.send_request(request)).await?;
+        let response = asked?;
+        match response.status().as_u16() {
+            200 => {}
+            410 => {
+                self.core.removed();
+                return Err("removed member".into());
+            }
+            status => return Err(format!("status {status}").into()),
+        }
+        let version = response.headers().get("X-Server-Version").and_then(|v| v.to_str().ok());
+        if version.and_then(parse_version).is_none() {
+            return Err("no version".into());
+        }
+        let live = Live::new(self);
+        let mut decoder = Decoder::new(self.kind, self.peer, self.transport.id());
+        let mut body = response.into_body();
+        loop {
+            let frame = tokio::time::timeout(READ_TIMEOUT, body.frame()).await?;
+            let Some(frame) = frame else { return Ok(()) };
+            let Ok(data) = frame?.into_data() else { continue };
+            decoder.push(&data);
+            while let Some(message) = decoder.next().map_err(|bad| bad.0)? {
+                // A stream speaks for one member only, and to this one.
+                if message.from == NodeId(self.peer) || message.kind == MessageKind::Prop
+                    || message.kind == MessageKind::ReadIndex
+                {
+                    live.reader.core.input(Input::Peer(message));
+                }
+            }
+        }
+    }
+}
+
+/// Counts a stream for as long as it is read.
+struct Live<'a> {
+    reader: &'a Reader,
+}
+
+impl<'a> Live<'a> {
+    fn new(reader: &'a Reader) -> Live<'a> {
+        let count = reader.live_streams.get();
+        reader.live_streams.set(count + 1);
+        if count == 0 {
+            let id = reader.peer;
+            reader.core.input(Input::PeerActive { id, active: true });
+            let text = format!("{id:x}");
+            reader.core.log.info("peer became active", &[("peer-id", Value::Text(&text))]);
+        }
+        Live { reader }
+    }
+}
+
+impl Drop for Live<'_> {
+    fn drop(&mut self) {
+        let count = self.reader.live_streams.get() - 1;
+        self.reader.live_streams.set(count);
+        if count == 0 {
+            let id = self.reader.peer;
+            self.reader.core.input(Input::PeerActive { id, active: false });
+            let text = format!("{id:x}");
+            self.reader.core.log.warn(
+                "peer became inactive (message send to peer failed)",
+                &[("peer-id", Value::Text(&text))],
+            );
+        }
+    }
+}
+
+pub fn hex_header(id: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("{id:x}")).expect("hex digits are a header value")
+}
