@@ -73,7 +73,7 @@ async fn run(options: &Options) -> usize {
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
     let (mut etcd, mut norn) = (None, None);
-    let (mut seeds, mut ops, mut shrink_runs) = (1..11, 300, 60);
+    let (mut seeds, mut ops, mut shrink_runs) = (1..11, 300, 150);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let bad = || format!("{word}: cannot read {value:?}");

@@ -6,7 +6,28 @@
 //!   - sorts by other fields than the key over more than 12 keys: etcd's sort is not stable there;
 //!   - leases short enough to expire during a run, except granted and revoked in one step.
 
+use std::fmt;
+
 use norn_tests::rng::Rng;
+
+/// Bytes, shown as text and not in full.
+#[derive(Clone, PartialEq)]
+pub struct Text(pub Vec<u8>);
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..] {
+            all if all.len() <= 24 => write!(f, "\"{}\"", all.escape_ascii()),
+            long => write!(f, "\"{}...\"({} bytes)", long[..8].escape_ascii(), long.len()),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 /// A revision, resolved when it is used.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,10 +39,10 @@ pub enum Rev {
     Compacted(i64),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Range {
-    pub key: Vec<u8>,
-    pub end: Vec<u8>,
+    pub key: Text,
+    pub end: Text,
     pub revision: Rev,
     pub limit: i64,
     pub order: i32,
@@ -33,10 +54,40 @@ pub struct Range {
     pub filters: [Rev; 4],
 }
 
+/// Only what is not the default: a difference is read by people.
+impl fmt::Debug for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Range({:?}..{:?}", self.key, self.end)?;
+        if self.revision != Rev::Exactly(0) {
+            write!(f, " revision {:?}", self.revision)?;
+        }
+        for (name, value) in
+            [("limit", self.limit), ("order", self.order.into()), ("target", self.target.into())]
+        {
+            if value != 0 {
+                write!(f, " {name} {value}")?;
+            }
+        }
+        for (name, value) in [
+            ("serializable", self.serializable),
+            ("keys_only", self.keys_only),
+            ("count_only", self.count_only),
+        ] {
+            if value {
+                write!(f, " {name}")?;
+            }
+        }
+        if self.filters != [Rev::Exactly(0); 4] {
+            write!(f, " mod and create filters {:?}", self.filters)?;
+        }
+        write!(f, ")")
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Put {
-    pub key: Vec<u8>,
-    pub value: Vec<u8>,
+    pub key: Text,
+    pub value: Text,
     pub lease: i64,
     pub prev_kv: bool,
     pub ignore_value: bool,
@@ -45,8 +96,8 @@ pub struct Put {
 
 #[derive(Clone, Debug)]
 pub struct Delete {
-    pub key: Vec<u8>,
-    pub end: Vec<u8>,
+    pub key: Text,
+    pub end: Text,
     pub prev_kv: bool,
 }
 
@@ -55,15 +106,15 @@ pub enum Wanted {
     Version(i64),
     Create(Rev),
     Mod(Rev),
-    Value(Vec<u8>),
+    Value(Text),
     Lease(i64),
     Missing,
 }
 
 #[derive(Clone, Debug)]
 pub struct Compare {
-    pub key: Vec<u8>,
-    pub end: Vec<u8>,
+    pub key: Text,
+    pub end: Text,
     pub result: i32,
     pub target: i32,
     pub wanted: Wanted,
@@ -88,8 +139,8 @@ pub enum TxnOp {
 #[derive(Clone, Debug)]
 pub struct Watch {
     pub stream: usize,
-    pub key: Vec<u8>,
-    pub end: Vec<u8>,
+    pub key: Text,
+    pub end: Text,
     pub start: Rev,
     pub id: i64,
     pub prev_kv: bool,
@@ -194,37 +245,37 @@ impl Draw {
         }
     }
 
-    fn key(&mut self) -> Vec<u8> {
+    fn key(&mut self) -> Text {
         if self.rng.chance(1) {
-            return Vec::new();
+            return Text(Vec::new());
         }
-        format!("k{:02}", self.rng.below(KEYS)).into_bytes()
+        Text(format!("k{:02}", self.rng.below(KEYS)).into_bytes())
     }
 
     /// A key and the end of a range from it.
-    fn span(&mut self) -> (Vec<u8>, Vec<u8>) {
+    fn span(&mut self) -> (Text, Text) {
         let key = self.key();
         match self.rng.below(10) {
-            0..4 => (key, Vec::new()),
+            0..4 => (key, Text(Vec::new())),
             4..7 => {
                 let width = self.rng.between(-1, 9);
                 let n = self.rng.below(KEYS) as i64;
-                let to = |n: i64| format!("k{:02}", n.max(0)).into_bytes();
+                let to = |n: i64| Text(format!("k{:02}", n.max(0)).into_bytes());
                 (to(n), to(n + width))
             }
-            7 => (b"k".to_vec(), b"l".to_vec()),
-            8 => (key, vec![0]),
-            _ => (vec![0], vec![0]),
+            7 => (Text(b"k".to_vec()), Text(b"l".to_vec())),
+            8 => (key, Text(vec![0])),
+            _ => (Text(vec![0]), Text(vec![0])),
         }
     }
 
-    fn value(&mut self) -> Vec<u8> {
-        match self.rng.below(20) {
+    fn value(&mut self) -> Text {
+        Text(match self.rng.below(20) {
             0 => Vec::new(),
             1 => vec![b'x'; self.rng.below(3000) as usize],
             2 => (0..=255).collect(),
             n => format!("v{n}-{}", self.rng.below(4)).into_bytes(),
-        }
+        })
     }
 
     fn lease(&mut self) -> i64 {
@@ -272,7 +323,7 @@ impl Draw {
         if self.rng.chance(30) {
             range.order = self.rng.between(0, 2) as i32;
             // Other targets only over few keys: the sort of the original is not stable over many.
-            let few = range.end.is_empty() || (range.end.len() == 3 && range.key.len() == 3);
+            let few = range.end.0.is_empty() || (range.end.0.len() == 3 && range.key.0.len() == 3);
             if few {
                 range.target = self.rng.between(0, 4) as i32;
             }
@@ -303,7 +354,7 @@ impl Draw {
             ignore_lease: ignoring && self.rng.chance(10),
         };
         if put.ignore_value && self.rng.chance(80) {
-            put.value.clear();
+            put.value.0.clear();
         }
         if put.ignore_lease && self.rng.chance(80) {
             put.lease = 0;
@@ -317,7 +368,8 @@ impl Draw {
     }
 
     fn compare(&mut self) -> Compare {
-        let (key, end) = if self.rng.chance(30) { self.span() } else { (self.key(), Vec::new()) };
+        let (key, end) =
+            if self.rng.chance(30) { self.span() } else { (self.key(), Text(Vec::new())) };
         let target = self.rng.between(0, 4) as i32;
         let mut wanted = match target {
             0 => Wanted::Version(self.rng.between(-1, 4)),
@@ -363,8 +415,8 @@ impl Draw {
             45..75 => TxnOp::Range(self.range()),
             75..90 => {
                 let mut delete = self.delete();
-                if ignoring && delete.end == [0] {
-                    delete.end = b"l".to_vec();
+                if ignoring && delete.end.0 == [0] {
+                    delete.end = Text(b"l".to_vec());
                 }
                 TxnOp::Delete(delete)
             }

@@ -128,12 +128,25 @@ async fn watchers_differ(sides: &[Side; 2], reached: &Reached) -> Option<String>
         let received: Vec<Vec<Received>> =
             sides.iter().map(|side| side.streams.iter().map(Stream::snapshot).collect()).collect();
         if received[0] == received[1] {
+            cancel_compacted(sides, &received[0]).await;
             return None;
         }
         if start.elapsed() > WATCH_LIMIT {
             return Some(first_difference(&received));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn cancel_compacted(sides: &[Side; 2], received: &[Received]) {
+    for (i, stream) in received.iter().enumerate() {
+        for watch_id in Stream::compacted(stream) {
+            for side in sides {
+                let cancel = RequestUnion::CancelRequest(WatchCancelRequest { watch_id });
+                side.streams[i].send(cancel).await;
+                settle(&side.streams[i]).await;
+            }
+        }
     }
 }
 
@@ -258,13 +271,13 @@ async fn apply(side: &mut Side, op: &Op, reached: &Reached) -> Answer {
         Op::CancelWatch { stream, id } => {
             let cancel = WatchCancelRequest { watch_id: *id };
             side.streams[*stream].send(RequestUnion::CancelRequest(cancel)).await;
-            settle(&side.streams[*stream], client).await;
+            settle(&side.streams[*stream]).await;
             Answer::text(String::new())
         }
         Op::Progress { stream } => {
             let request = RequestUnion::ProgressRequest(WatchProgressRequest {});
             side.streams[*stream].send(request).await;
-            settle(&side.streams[*stream], client).await;
+            settle(&side.streams[*stream]).await;
             Answer::text(String::new())
         }
     }
@@ -272,7 +285,7 @@ async fn apply(side: &mut Side, op: &Op, reached: &Reached) -> Answer {
 
 /// Requests on a stream have no answer that is sure to come, and the next operation must not overtake them: a create that is
 /// refused at once is answered in their order.
-async fn settle(stream: &Stream, _client: &Client) {
+async fn settle(stream: &Stream) {
     let refused = WatchCreateRequest { start_revision: -1, ..req::watch("settle") };
     let before = count(stream);
     stream.send(RequestUnion::CreateRequest(refused)).await;

@@ -15,6 +15,7 @@ use crate::normal::Normal;
 /// What has arrived, by watch id, in order. Answers that break a rule of the stream are noted under [`BROKEN`].
 pub type Received = BTreeMap<i64, Vec<String>>;
 
+const CANCELED: &str = "canceled";
 pub const BROKEN: i64 = i64::MIN;
 
 #[derive(Debug)]
@@ -56,6 +57,15 @@ impl Stream {
     pub async fn send(&self, request: RequestUnion) {
         // The collector ends with the stream; that it did shows in what was received.
         drop(self.requests.send(request).await);
+    }
+
+    /// Watchers that a compaction has canceled. Until the client cancels them, too, they hold back all progress of the
+    /// stream.
+    pub fn compacted(received: &Received) -> Vec<i64> {
+        let last = |lines: &Vec<String>| {
+            lines.last().is_some_and(|l| l.starts_with(CANCELED) && !l.contains("(0,"))
+        };
+        received.iter().filter(|(_, lines)| last(lines)).map(|(id, _)| *id).collect()
     }
 
     pub fn snapshot(&self) -> Received {
@@ -107,12 +117,7 @@ impl Collector {
         }
         if answer.canceled {
             let reason = (answer.compact_revision, answer.cancel_reason);
-            self.note(id, format!("canceled {reason:?} header {revision}"));
-            if answer.compact_revision != 0 {
-                // Until it is canceled by us, too, it would hold back all progress of the stream.
-                let cancel = WatchCancelRequest { watch_id: id };
-                self.stream.send(RequestUnion::CancelRequest(cancel)).await;
-            }
+            self.note(id, format!("{CANCELED} {reason:?} header {revision}"));
             return;
         }
         if answer.events.is_empty() {
