@@ -198,12 +198,8 @@ impl<R: Reader> Node<R> {
         let fits = self.charge(txn_cost(r));
         let request = convert::txn_request(r)?;
         let lessor = &self.lessor;
-        let (result, changes) = request.apply(
-            &mut self.store,
-            &self.backend,
-            &|id| lessor.contains(id),
-            is_local,
-        )?;
+        let (result, changes) =
+            request.apply(&mut self.store, &self.backend, &|id| lessor.contains(id), is_local)?;
         self.changed(&changes)?;
         fits?;
         Ok(convert::txn_reply(&self.header_at(result.revision), &result))
@@ -366,7 +362,8 @@ impl<R: Reader> Node<R> {
             self.member_changed(&change, &context);
         }
         if let Some(token) = self.changes.remove(&change.id) {
-            let is_add = matches!(change.kind, ConfChangeKind::AddNode | ConfChangeKind::AddLearnerNode);
+            let is_add =
+                matches!(change.kind, ConfChangeKind::AddNode | ConfChangeKind::AddLearnerNode);
             let added = (is_add && !context.is_promote).then_some(change.node_id.0);
             let reply = result.map(|()| self.member_change_reply(added));
             self.reply(token, reply);

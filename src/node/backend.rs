@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use norn_mvcc::{Change, Revision, Values};
+use norn_storage::DiskOp;
 use norn_storage::revlog::{
     AppendId, Batch, RevLogError, RevisionLog, RevisionRecord, Table, TableRecord,
 };
-use norn_storage::DiskOp;
 
 use crate::Reader;
 

@@ -87,10 +87,7 @@ struct Identity {
 
 impl Config {
     fn revlog_options(&self) -> RevLogOptions {
-        RevLogOptions {
-            segment_bytes: self.revlog_segment_bytes,
-            cache_bytes: self.cache_bytes,
-        }
+        RevLogOptions { segment_bytes: self.revlog_segment_bytes, cache_bytes: self.cache_bytes }
     }
 
     fn wal_options(&self) -> WalOptions {
@@ -138,8 +135,7 @@ impl<R: Reader> Node<R> {
             // A log without a WAL is left over from a start that did not get far.
             wipe(disk, &config.rev_dir)?;
             let dir = config.rev_dir.clone();
-            let (log, _) =
-                RevisionLog::open(disk, reader.clone(), dir, config.revlog_options())?;
+            let (log, _) = RevisionLog::open(disk, reader.clone(), dir, config.revlog_options())?;
             (log, begin(disk, &config)?)
         };
         Node::assemble(config, log, reader, identity, now)
@@ -203,11 +199,14 @@ impl<R: Reader> Node<R> {
         };
         node.out.events.push(NodeEvent::MembersChanged);
         if node.config.tick_advance && node.raft.conf_state().voters.len() == 1 {
-            node.info("started as single-node; fast-forwarding election ticks", vec![
-                ("local-member-id", format!("{id:x}")),
-                ("forward-ticks", (node.config.election_ticks - 1).to_string()),
-                ("election-ticks", node.config.election_ticks.to_string()),
-            ]);
+            node.info(
+                "started as single-node; fast-forwarding election ticks",
+                vec![
+                    ("local-member-id", format!("{id:x}")),
+                    ("forward-ticks", (node.config.election_ticks - 1).to_string()),
+                    ("election-ticks", node.config.election_ticks.to_string()),
+                ],
+            );
             node.advance_ticks(1);
         }
         Ok(node)
@@ -266,10 +265,13 @@ impl<R: Reader> Node<R> {
         self.watchers.reset();
         self.work.received.remove(&install.snapshot.index.0);
         self.out.events.push(NodeEvent::MembersChanged);
-        self.info("applied snapshot", vec![
-            ("snapshot-index", install.snapshot.index.to_string()),
-            ("snapshot-term", install.snapshot.term.to_string()),
-        ]);
+        self.info(
+            "applied snapshot",
+            vec![
+                ("snapshot-index", install.snapshot.index.to_string()),
+                ("snapshot-term", install.snapshot.term.to_string()),
+            ],
+        );
         // (Refused only when the log already is beyond it.)
         let _ = self.raft.storage_mut().apply_snapshot(install.snapshot);
         self.appended(install.append);
@@ -296,7 +298,8 @@ impl State {
         let revision = |key: &[u8]| {
             meta.get(key).and_then(|value| Revision::from_bytes(value)).map_or(-1, |(r, _)| r.main)
         };
-        let (finished, scheduled) = (revision(b"finishedCompactRev"), revision(b"scheduledCompactRev"));
+        let (finished, scheduled) =
+            (revision(b"finishedCompactRev"), revision(b"scheduledCompactRev"));
         let store = Store::restore(index, last, finished, scheduled);
         let mut members = Vec::new();
         for json in log.table(Table::Members).values() {
@@ -418,10 +421,9 @@ fn restart<D: Disk, R: Reader>(
 ) -> Result<(RevisionLog<R>, Identity), BootError> {
     let snapshots = Wal::valid_snapshots(disk, &config.wal_dir)?;
     let snapshot = snapshots.last().cloned();
-    let start = snapshot.as_ref().map_or(WalPosition::default(), |s| WalPosition {
-        index: s.index,
-        term: s.term,
-    });
+    let start = snapshot
+        .as_ref()
+        .map_or(WalPosition::default(), |s| WalPosition { index: s.index, term: s.term });
     let log = open_log(disk, reader, config, start.index)?;
     let dir = config.wal_dir.clone();
     let (wal, replay) = Wal::open(disk, dir, start, config.wal_options())?;
@@ -431,9 +433,10 @@ fn restart<D: Disk, R: Reader>(
     let mut entries = Vec::with_capacity(replay.entries.len());
     for entry in replay.entries {
         let index = entry.index;
-        entries.push(codec::decode_entry(entry.data).map_err(|error| {
-            BootError(format!("write-ahead log entry {index}: {error}"))
-        })?);
+        entries.push(
+            codec::decode_entry(entry.data)
+                .map_err(|error| BootError(format!("write-ahead log entry {index}: {error}")))?,
+        );
     }
     let last = entries.last().map_or(start.index, |e| e.index.0);
     if applied > last {

@@ -210,7 +210,7 @@ impl<R: Reader> Node<R> {
         Ok(Some(keep_alive_reply(&header, id, ttl)))
     }
 
-    fn lease_time_to_live(&mut self, body: Bytes) -> Result<Option<Bytes>, Error> {
+    fn lease_time_to_live(&self, body: Bytes) -> Result<Option<Bytes>, Error> {
         let r: pb::LeaseTimeToLiveRequest = decode(body)?;
         if !self.lessor.is_primary() {
             return Err(Error::NotPrimaryLessor);
@@ -285,7 +285,8 @@ impl<R: Reader> Node<R> {
         let mut crc = 0;
         let mut add = |bytes: &[u8]| crc = crc32c::crc32c_append(crc, bytes);
         let skipped = [&b"term"[..], b"consistent_index", b"storageVersion"];
-        let before = [Table::Alarm, Table::Auth, Table::AuthRoles, Table::AuthUsers, Table::Cluster];
+        let before =
+            [Table::Alarm, Table::Auth, Table::AuthRoles, Table::AuthUsers, Table::Cluster];
         let after = [Table::Lease, Table::Members, Table::MembersRemoved, Table::Meta];
         for table in before {
             add(crate::export::bucket_name(table).as_bytes());
@@ -337,7 +338,7 @@ impl<R: Reader> Node<R> {
         if !self.raft.is_leader() {
             return Err(Error::NotLeader);
         }
-        if !self.members.member(r.target_id).is_some_and(|m| !m.is_learner) {
+        if self.members.member(r.target_id).is_none_or(|m| m.is_learner) {
             return Err(Error::BadLeaderTransferee);
         }
         if r.target_id == self.id {
@@ -355,14 +356,16 @@ impl<R: Reader> Node<R> {
             return;
         }
         let voters = self.members.voters().filter(|m| m.id != self.id);
-        let oldest = voters
-            .filter_map(|m| Some((self.peers.get(&m.id)?.active_since?, m.id)))
-            .min();
+        let oldest =
+            voters.filter_map(|m| Some((self.peers.get(&m.id)?.active_since?, m.id))).min();
         if let Some((_, target)) = oldest {
-            self.info("leadership transfer starting", vec![
-                ("local-member-id", format!("{:x}", self.id)),
-                ("transferee-member-id", format!("{target:x}")),
-            ]);
+            self.info(
+                "leadership transfer starting",
+                vec![
+                    ("local-member-id", format!("{:x}", self.id)),
+                    ("transferee-member-id", format!("{target:x}")),
+                ],
+            );
             self.raft.transfer_leader(NodeId(target));
         }
     }
@@ -476,9 +479,9 @@ impl<R: Reader> Node<R> {
         let mut rest = all.into_iter().peekable();
         while rest.peek().is_some() {
             let (mut ids, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
-            while let Some((id, data)) = rest.next_if(|(_, data)| {
-                batch.is_empty() || bytes + data.len() <= PROPOSAL_BYTES
-            }) {
+            while let Some((id, data)) =
+                rest.next_if(|(_, data)| batch.is_empty() || bytes + data.len() <= PROPOSAL_BYTES)
+            {
                 bytes += data.len();
                 ids.push(id);
                 batch.push(data);
@@ -592,9 +595,10 @@ impl<R: Reader> Node<R> {
             return;
         }
         self.alarm_proposed = true;
-        self.warn("database space exceeded; raising alarm", vec![
-            ("local-member-id", format!("{:x}", self.id)),
-        ]);
+        self.warn(
+            "database space exceeded; raising alarm",
+            vec![("local-member-id", format!("{:x}", self.id))],
+        );
         let request = pb::AlarmRequest {
             action: pb::alarm_request::AlarmAction::Activate.into(),
             member_id: self.id,

@@ -67,8 +67,11 @@ impl<R: Reader> Node<R> {
                 return Err(Error::Unhealthy);
             }
         }
-        let change =
-            ConfChange { kind: ConfChangeKind::RemoveNode, node_id: NodeId(r.id), ..Default::default() };
+        let change = ConfChange {
+            kind: ConfChangeKind::RemoveNode,
+            node_id: NodeId(r.id),
+            ..Default::default()
+        };
         self.propose_raw_change(token, change)
     }
 
@@ -93,9 +96,8 @@ impl<R: Reader> Node<R> {
         if !self.raft.is_leader() {
             return Err(Error::NotLeader);
         }
-        let matched = |id: u64| {
-            self.raft.progress().find(|(node, _)| node.0 == id).map(|(_, p)| p.matched.0)
-        };
+        let matched =
+            |id: u64| self.raft.progress().find(|(node, _)| node.0 == id).map(|(_, p)| p.matched.0);
         let (Some(learner), Some(leader)) = (matched(r.id), matched(self.id)) else {
             return Err(Error::MemberNotFound);
         };
@@ -163,11 +165,14 @@ impl<R: Reader> Node<R> {
             _ if context.is_promote => ("promoted a learner member", false),
             _ => ("added member", false),
         };
-        self.info(text, vec![
-            ("cluster-id", format!("{:x}", self.cluster_id)),
-            ("local-member-id", format!("{:x}", self.id)),
-            ("member-id", format!("{id:x}")),
-        ]);
+        self.info(
+            text,
+            vec![
+                ("cluster-id", format!("{:x}", self.cluster_id)),
+                ("local-member-id", format!("{:x}", self.id)),
+                ("member-id", format!("{id:x}")),
+            ],
+        );
         if is_self {
             self.out.events.push(NodeEvent::Removed);
         }
@@ -226,12 +231,15 @@ impl<R: Reader> Node<R> {
                 self.config.name,
                 self.config.client_urls.join(" ")
             );
-            self.info("published local member to cluster through raft", vec![
-                ("local-member-id", format!("{:x}", self.id)),
-                ("local-member-attributes", attributes),
-                ("cluster-id", format!("{:x}", self.cluster_id)),
-                ("publish-timeout", format!("{}s", self.config.request_timeout_ms() / 1000)),
-            ]);
+            self.info(
+                "published local member to cluster through raft",
+                vec![
+                    ("local-member-id", format!("{:x}", self.id)),
+                    ("local-member-attributes", attributes),
+                    ("cluster-id", format!("{:x}", self.cluster_id)),
+                    ("publish-timeout", format!("{}s", self.config.request_timeout_ms() / 1000)),
+                ],
+            );
             self.out.events.push(NodeEvent::Serving);
         }
         self.out.events.push(NodeEvent::MembersChanged);

@@ -16,9 +16,7 @@ use norn_raft::{ConfState, HardState, Message, Snapshot, codec};
 use norn_storage::revlog::{AppendId, CheckpointTicket, CollectProgress, CollectTicket};
 use norn_storage::snap_file::{self, SnapName};
 use norn_storage::wal::{Save, WalEntry, WalSnapshot, WalState};
-use norn_storage::{
-    BatchId, Completion, DiskBatch, DiskError, DiskOp, DiskQueue, FileName,
-};
+use norn_storage::{BatchId, Completion, DiskBatch, DiskError, DiskOp, DiskQueue, FileName};
 
 use crate::{Node, Reader, Time};
 
@@ -228,9 +226,10 @@ impl<R: Reader> Node<R> {
         match result {
             Ok(()) => {}
             Err(DiskError::NoSpace { file }) => {
-                self.warn("no space for the write-ahead log; waiting for room", vec![
-                    ("file", file.to_string()),
-                ]);
+                self.warn(
+                    "no space for the write-ahead log; waiting for room",
+                    vec![("file", file.to_string())],
+                );
                 self.raise_no_space();
                 write.retry_at = Some(self.now + RETRY_MS);
                 self.work.log = Some(write);
@@ -284,9 +283,10 @@ impl<R: Reader> Node<R> {
                 }
             }
             Err(DiskError::NoSpace { file }) => {
-                self.warn("no space for the revision log; waiting for room", vec![
-                    ("file", file.to_string()),
-                ]);
+                self.warn(
+                    "no space for the revision log; waiting for room",
+                    vec![("file", file.to_string())],
+                );
                 self.raise_no_space();
                 write.retry_at = Some(self.now + RETRY_MS);
                 self.work.bulk = Some(write);
@@ -438,12 +438,7 @@ impl<R: Reader> Node<R> {
         self.wal.purge(self.config.wals_max, &mut self.work.bulk_ops);
         let (dir, max) = (&self.config.snap_dir, self.config.snapshots_max);
         // (A directory that cannot be listed now will be purged at the next checkpoint.)
-        let _ = snap_file::purge(
-            self.backend.reader(),
-            dir,
-            max,
-            &mut self.work.bulk_ops,
-        );
+        let _ = snap_file::purge(self.backend.reader(), dir, max, &mut self.work.bulk_ops);
         self.work.bulk_parts.push(BulkPart::Other);
     }
 

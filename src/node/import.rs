@@ -8,9 +8,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use norn_mvcc::Revision;
 use norn_storage::bbolt::{BoltError, BoltReader, FileSource};
-use norn_storage::revlog::{
-    Batch, RevLogOptions, RevisionLog, RevisionRecord, Table, TableRecord,
-};
+use norn_storage::revlog::{Batch, RevLogOptions, RevisionLog, RevisionRecord, Table, TableRecord};
 use norn_storage::{Disk, DiskOp, FileName};
 
 use crate::Reader;
@@ -53,11 +51,13 @@ pub(crate) fn import<D: Disk, R: Reader>(
                 (Table::Meta, b"consistent_index") => index = number(Some(value.clone())),
                 (Table::Meta, b"term") => term = number(Some(value.clone())),
                 (Table::Meta, b"confState") => {}
-                _ => tables.push(TableRecord {
-                    table,
-                    key: key.clone(),
-                    value: Some(value.clone()),
-                }),
+                _ => {
+                    tables.push(TableRecord {
+                        table,
+                        key: key.clone(),
+                        value: Some(value.clone()),
+                    });
+                }
             }
             ControlFlow::Continue(())
         })?;
@@ -77,8 +77,7 @@ pub(crate) fn import<D: Disk, R: Reader>(
                 value: Bytes::copy_from_slice(value),
             });
             if revisions.len() >= BATCH_RECORDS {
-                let batch =
-                    Batch { applied_index: 0, term: 0, revisions: &revisions, tables: &[] };
+                let batch = Batch { applied_index: 0, term: 0, revisions: &revisions, tables: &[] };
                 if let Err(error) = write(disk, &mut log, &batch) {
                     failed = Some(error);
                     return ControlFlow::Break(());

@@ -47,28 +47,60 @@ pub enum Method {
 pub enum Input {
     /// Time passed, nothing else.
     Wake,
-    Call { token: Token, method: Method, body: Bytes },
+    Call {
+        token: Token,
+        method: Method,
+        body: Bytes,
+    },
     /// The caller is gone: no reply is wanted.
-    Forget { token: Token },
+    Forget {
+        token: Token,
+    },
     Peer(Message),
     /// Messages to this member were lost.
-    Unreachable { id: u64 },
+    Unreachable {
+        id: u64,
+    },
     /// Whether there is a live connection to this member.
-    PeerActive { id: u64, active: bool },
+    PeerActive {
+        id: u64,
+        active: bool,
+    },
     /// The version a member reports, as (major, minor); `None`: it could not be asked.
-    PeerVersion { id: u64, version: Option<(u64, u64)> },
+    PeerVersion {
+        id: u64,
+        version: Option<(u64, u64)>,
+    },
     /// A snapshot handed out for sending arrived, or did not.
-    SnapshotSent { to: u64, ok: bool },
+    SnapshotSent {
+        to: u64,
+        ok: bool,
+    },
     /// A snapshot message from a leader, whose database was stored as `file` and synced.
-    SnapshotReceived { message: Message, file: FileName },
+    SnapshotReceived {
+        message: Message,
+        file: FileName,
+    },
     /// Exported file is not needed any more.
-    ExportDone { file: FileName },
+    ExportDone {
+        file: FileName,
+    },
     Disk(Completion),
-    WatchOpen { stream: StreamId },
-    WatchRequest { stream: StreamId, body: Bytes },
-    WatchClose { stream: StreamId },
+    WatchOpen {
+        stream: StreamId,
+    },
+    WatchRequest {
+        stream: StreamId,
+        body: Bytes,
+    },
+    WatchClose {
+        stream: StreamId,
+    },
     /// The connection took this many responses of the stream.
-    WatchDrained { stream: StreamId, count: usize },
+    WatchDrained {
+        stream: StreamId,
+        count: usize,
+    },
     /// Hand leadership over before leaving.
     TransferLeadership,
 }
@@ -104,18 +136,29 @@ pub enum NodeEvent {
     /// A line of raft's own log.
     Raft(LogLine),
     /// Something an operator should read: severity, text, fields.
-    Log { level: Severity, text: &'static str, fields: Vec<(&'static str, String)> },
-    LeaderChanged { leader: NodeId },
+    Log {
+        level: Severity,
+        text: &'static str,
+        fields: Vec<(&'static str, String)>,
+    },
+    LeaderChanged {
+        leader: NodeId,
+    },
     /// Members, or their URLs, are not what they were.
     MembersChanged,
     /// The node knows its cluster and can serve clients.
     Serving,
     /// A database file is ready to go to a member with this message.
-    SendSnapshot { message: Message, file: FileName },
+    SendSnapshot {
+        message: Message,
+        file: FileName,
+    },
     /// This member was removed from the cluster.
     Removed,
     /// The node cannot go on; nothing more will come.
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

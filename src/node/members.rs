@@ -297,10 +297,7 @@ impl Members {
             }
             let raft = serde_json::Value::Object(raft).to_string();
             let mut children = serde_json::Map::new();
-            children.insert(
-                "raftAttributes".into(),
-                leaf(format!("{path}/raftAttributes"), raft),
-            );
+            children.insert("raftAttributes".into(), leaf(format!("{path}/raftAttributes"), raft));
             if !member.client_urls.is_empty() {
                 let attributes = serde_json::json!({
                     "name": member.name, "clientURLs": member.client_urls,
@@ -357,8 +354,7 @@ mod tests {
 
     #[test]
     fn ids_are_etcds() {
-        let member =
-            Member::new("m", vec!["http://localhost:2380".into()], "etcd-cluster", None);
+        let member = Member::new("m", vec!["http://localhost:2380".into()], "etcd-cluster", None);
         assert_eq!(member.id, 0x8e9e_05c5_2164_694d);
         assert_eq!(cluster_id([member.id]), 0xcdf8_1819_4e3a_8c32);
     }
@@ -372,8 +368,7 @@ mod tests {
         member.is_learner = true;
         member.name = "n<1>".into();
         let json = member.to_json();
-        let want =
-            r#"{"id":7,"peerURLs":["http://a:1","http://b:1"],"isLearner":true,"name":"n\u003c1\u003e"}"#;
+        let want = r#"{"id":7,"peerURLs":["http://a:1","http://b:1"],"isLearner":true,"name":"n\u003c1\u003e"}"#;
         assert_eq!(json, want);
         assert_eq!(Member::from_json(json.as_bytes()).unwrap(), member);
         let promote: ChangeContext =
@@ -407,9 +402,8 @@ mod tests {
 
     #[test]
     fn strict_checks() {
-        let named = |name: &str, port: u16| {
-            Member::new(name, vec![format!("http://h:{port}")], "t", None)
-        };
+        let named =
+            |name: &str, port: u16| Member::new(name, vec![format!("http://h:{port}")], "t", None);
         let one = Members::new([named("a", 1)], BTreeSet::new());
         assert!(one.can_add_voter() && !one.can_remove_voter(named("a", 1).id));
         let half = Members::new([named("a", 1), named("", 2)], BTreeSet::new());

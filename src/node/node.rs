@@ -359,7 +359,8 @@ impl<R: Reader> Node<R> {
         let is_idle = self.raft.role() == Role::Follower && !self.has_leader();
         if is_idle && self.raft.committed().0 == self.applied {
             let mut voters = self.members.voters();
-            let is_alone = voters.next().is_some_and(|m| m.id == self.id) && voters.next().is_none();
+            let is_alone =
+                voters.next().is_some_and(|m| m.id == self.id) && voters.next().is_none();
             if is_alone {
                 self.raft.campaign();
             }

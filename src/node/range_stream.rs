@@ -34,12 +34,8 @@ impl RangeStream {
         if !is_plain {
             return Err(Error::RangeStreamSort);
         }
-        let bounds = [
-            r.min_mod_revision,
-            r.max_mod_revision,
-            r.min_create_revision,
-            r.max_create_revision,
-        ];
+        let bounds =
+            [r.min_mod_revision, r.max_mod_revision, r.min_create_revision, r.max_create_revision];
         if bounds.iter().any(|bound| *bound != 0) {
             return Err(Error::RangeStreamFilter);
         }

@@ -113,7 +113,7 @@ impl Reads {
 
     /// Reads of a round that took too long.
     pub(crate) fn take_expired(&mut self, now: Time, timeout_ms: u64) -> Vec<Token> {
-        if !self.round.as_ref().is_some_and(|round| now.since(round.started) >= timeout_ms) {
+        if self.round.as_ref().is_none_or(|round| now.since(round.started) < timeout_ms) {
             return Vec::new();
         }
         self.leader_changed()

@@ -356,8 +356,7 @@ impl Watchers {
                 let matching = |t: &Told| {
                     t.event.revision.main >= watcher.next && watcher.range.contains(&t.event.key)
                 };
-                let indexes: Vec<usize> =
-                    (0..told.len()).filter(|i| matching(&told[*i])).collect();
+                let indexes: Vec<usize> = (0..told.len()).filter(|i| matching(&told[*i])).collect();
                 watcher.next = upto + 1;
                 let encoded = encode(watcher, &mut told, &indexes, store, values)?;
                 self.send_events(id, encoded, header);

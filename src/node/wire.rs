@@ -27,6 +27,10 @@ impl Writer {
         Bytes::from(self.out)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
     pub fn len(&self) -> usize {
         self.out.len()
     }

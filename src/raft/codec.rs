@@ -102,11 +102,7 @@ fn block_len(len: usize) -> usize {
 
 /// A field that is there if not empty.
 fn bytes_len(bytes: &Bytes) -> usize {
-    if bytes.is_empty() {
-        0
-    } else {
-        block_len(bytes.len())
-    }
+    if bytes.is_empty() { 0 } else { block_len(bytes.len()) }
 }
 
 /// Encoded size of an entry. Size limits count this.
@@ -132,20 +128,11 @@ pub fn encode_hard_state_into(state: &HardState, out: &mut Vec<u8>) {
 }
 
 fn id_lists(state: &ConfState) -> [&[NodeId]; 4] {
-    [
-        &state.voters,
-        &state.learners,
-        &state.voters_outgoing,
-        &state.learners_next,
-    ]
+    [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next]
 }
 
 pub fn conf_state_len(state: &ConfState) -> usize {
-    2 + id_lists(state)
-        .into_iter()
-        .flatten()
-        .map(|id| u64_len(id.0))
-        .sum::<usize>()
+    2 + id_lists(state).into_iter().flatten().map(|id| u64_len(id.0)).sum::<usize>()
 }
 
 pub fn encode_conf_state_into(state: &ConfState, out: &mut Vec<u8>) {
@@ -190,21 +177,10 @@ pub fn message_len(message: &Message) -> usize {
         message.vote.0,
     ];
     scalars.into_iter().map(u64_len).sum::<usize>()
-        + message
-            .entries
-            .iter()
-            .map(|entry| block_len(entry_len(entry)))
-            .sum::<usize>()
-        + message
-            .snapshot
-            .as_ref()
-            .map_or(0, |snapshot| block_len(snapshot_len(snapshot)))
+        + message.entries.iter().map(|entry| block_len(entry_len(entry))).sum::<usize>()
+        + message.snapshot.as_ref().map_or(0, |snapshot| block_len(snapshot_len(snapshot)))
         + bytes_len(&message.context)
-        + message
-            .responses
-            .iter()
-            .map(|response| block_len(message_len(response)))
-            .sum::<usize>()
+        + message.responses.iter().map(|response| block_len(message_len(response))).sum::<usize>()
 }
 
 pub fn encode_message_into(message: &Message, out: &mut Vec<u8>) {
@@ -249,11 +225,7 @@ fn single_len(change: &ConfChangeSingle) -> usize {
 }
 
 pub fn conf_change_v2_len(change: &ConfChangeV2) -> usize {
-    let changes: usize = change
-        .changes
-        .iter()
-        .map(|single| block_len(single_len(single)))
-        .sum();
+    let changes: usize = change.changes.iter().map(|single| block_len(single_len(single))).sum();
     2 + changes + bytes_len(&change.context)
 }
 
@@ -420,10 +392,7 @@ pub fn decode_entry(bytes: Bytes) -> Result<Entry, CodecError> {
                     1 => EntryKind::ConfChange,
                     2 => EntryKind::ConfChangeV2,
                     value => {
-                        return Err(CodecError::Enum {
-                            field: "entry type",
-                            value,
-                        });
+                        return Err(CodecError::Enum { field: "entry type", value });
                     }
                 }
             }
@@ -501,10 +470,8 @@ fn decode_message_at(bytes: Bytes, depth: u32) -> Result<Message, CodecError> {
         match number {
             1 => {
                 let value = value.u64()?;
-                message.kind = MessageKind::from_number(value).ok_or(CodecError::Enum {
-                    field: "message type",
-                    value,
-                })?;
+                message.kind = MessageKind::from_number(value)
+                    .ok_or(CodecError::Enum { field: "message type", value })?;
             }
             2 => message.to = NodeId(value.u64()?),
             3 => message.from = NodeId(value.u64()?),
@@ -518,17 +485,13 @@ fn decode_message_at(bytes: Bytes, depth: u32) -> Result<Message, CodecError> {
             11 => message.reject_hint = Index(value.u64()?),
             12 => message.context = value.block()?,
             13 => message.vote = NodeId(value.u64()?),
-            14 => message
-                .responses
-                .push(decode_message_at(value.block()?, depth + 1)?),
+            14 => message.responses.push(decode_message_at(value.block()?, depth + 1)?),
             _ => {}
         }
         Ok(())
     })?;
     // Old peers attach an empty snapshot to everything.
-    message.snapshot = message
-        .snapshot
-        .filter(|snapshot| **snapshot != Snapshot::default());
+    message.snapshot = message.snapshot.filter(|snapshot| **snapshot != Snapshot::default());
     Ok(message)
 }
 
@@ -539,10 +502,7 @@ fn conf_change_kind(value: u64) -> Result<ConfChangeKind, CodecError> {
         2 => ConfChangeKind::UpdateNode,
         3 => ConfChangeKind::AddLearnerNode,
         value => {
-            return Err(CodecError::Enum {
-                field: "membership change",
-                value,
-            });
+            return Err(CodecError::Enum { field: "membership change", value });
         }
     })
 }
@@ -572,10 +532,7 @@ pub fn decode_conf_change_v2(bytes: Bytes) -> Result<ConfChangeV2, CodecError> {
                     1 => ConfChangeTransition::JointImplicit,
                     2 => ConfChangeTransition::JointExplicit,
                     value => {
-                        return Err(CodecError::Enum {
-                            field: "transition",
-                            value,
-                        });
+                        return Err(CodecError::Enum { field: "transition", value });
                     }
                 }
             }

@@ -64,10 +64,8 @@ impl Changer<'_> {
             return Err(ChangeError::SimpleWhileJoint);
         }
         draft.apply(changes)?;
-        let (before, after) = (
-            &self.tracker.membership.voters.incoming,
-            &draft.membership.voters.incoming,
-        );
+        let (before, after) =
+            (&self.tracker.membership.voters.incoming, &draft.membership.voters.incoming);
         let only_in = |a: &[NodeId], b: &[NodeId]| a.iter().filter(|id| !b.contains(id)).count();
         if only_in(before, after) + only_in(after, before) > 1 {
             return Err(ChangeError::ManyVotersAtOnce);
@@ -140,8 +138,7 @@ pub fn restore(
         ids: &[NodeId],
         kind: ConfChangeKind,
     ) -> impl Iterator<Item = ConfChangeSingle> + use<'_> {
-        ids.iter()
-            .map(move |&node_id| ConfChangeSingle { kind, node_id })
+        ids.iter().map(move |&node_id| ConfChangeSingle { kind, node_id })
     }
     let mut changes: Vec<_> = each(&state.voters, ConfChangeKind::AddNode)
         .chain(each(&state.learners, ConfChangeKind::AddLearnerNode))
@@ -149,10 +146,7 @@ pub fn restore(
         .collect();
     let mut one_by_one = |changes: &[ConfChangeSingle]| {
         for change in changes {
-            let changer = Changer {
-                tracker: &tracker,
-                last_index,
-            };
+            let changer = Changer { tracker: &tracker, last_index };
             let (membership, progress) = changer.simple(std::slice::from_ref(change))?;
             tracker.replace(membership, progress);
         }
@@ -164,15 +158,8 @@ pub fn restore(
     }
     let outgoing: Vec<_> = each(&state.voters_outgoing, ConfChangeKind::AddNode).collect();
     one_by_one(&outgoing)?;
-    changes.splice(
-        0..0,
-        each(&state.voters_outgoing, ConfChangeKind::RemoveNode),
-    );
-    Changer {
-        tracker: &tracker,
-        last_index,
-    }
-    .enter_joint(state.auto_leave, &changes)
+    changes.splice(0..0, each(&state.voters_outgoing, ConfChangeKind::RemoveNode));
+    Changer { tracker: &tracker, last_index }.enter_joint(state.auto_leave, &changes)
 }
 
 /// A membership while it is being changed.
@@ -235,17 +222,11 @@ impl Draft<'_> {
     }
 
     fn progress_mut(&mut self, id: NodeId) -> Option<&mut Progress> {
-        self.progress
-            .iter_mut()
-            .find(|(member, _)| *member == id)
-            .map(|(_, progress)| progress)
+        self.progress.iter_mut().find(|(member, _)| *member == id).map(|(_, progress)| progress)
     }
 
     fn progress_or_new(&mut self, id: NodeId) -> &mut Progress {
-        let at = match self
-            .progress
-            .binary_search_by_key(&id, |(member, _)| *member)
-        {
+        let at = match self.progress.binary_search_by_key(&id, |(member, _)| *member) {
             Ok(at) => at,
             Err(at) => {
                 let mut progress = Progress::new(self.next, self.tracker.new_inflights(), false);
@@ -268,17 +249,9 @@ impl Draft<'_> {
     }
 
     fn check(&self) -> Result<(), ChangeError> {
-        let Membership {
-            voters,
-            learners,
-            learners_next,
-            auto_leave,
-        } = &self.membership;
+        let Membership { voters, learners, learners_next, auto_leave } = &self.membership;
         let progress = |id: &NodeId| {
-            let at = self
-                .progress
-                .binary_search_by_key(id, |(member, _)| *member)
-                .ok()?;
+            let at = self.progress.binary_search_by_key(id, |(member, _)| *member).ok()?;
             Some(&self.progress[at].1)
         };
         let all = [&voters.incoming, &voters.outgoing, learners, learners_next];
@@ -286,29 +259,19 @@ impl Draft<'_> {
             return Err(ChangeError::Broken("a member has no progress"));
         }
         if learners_next.iter().any(|id| !voters.outgoing.contains(id)) {
-            return Err(ChangeError::Broken(
-                "a learner-to-be is not an outgoing voter",
-            ));
+            return Err(ChangeError::Broken("a learner-to-be is not an outgoing voter"));
         }
-        if learners_next
-            .iter()
-            .any(|id| progress(id).is_some_and(|p| p.is_learner))
-        {
+        if learners_next.iter().any(|id| progress(id).is_some_and(|p| p.is_learner)) {
             return Err(ChangeError::Broken("a learner-to-be is a learner already"));
         }
         if learners.iter().any(|id| voters.contains(*id)) {
             return Err(ChangeError::Broken("a learner is a voter"));
         }
-        if learners
-            .iter()
-            .any(|id| progress(id).is_some_and(|p| !p.is_learner))
-        {
+        if learners.iter().any(|id| progress(id).is_some_and(|p| !p.is_learner)) {
             return Err(ChangeError::Broken("a learner is not marked as one"));
         }
         if !voters.is_joint() && (!learners_next.is_empty() || *auto_leave) {
-            return Err(ChangeError::Broken(
-                "joint leftovers without a joint configuration",
-            ));
+            return Err(ChangeError::Broken("joint leftovers without a joint configuration"));
         }
         Ok(())
     }

@@ -120,11 +120,7 @@ impl Config {
 
     /// `uncommitted_bytes_max` with "unlimited" resolved.
     pub(crate) fn uncommitted_bytes_limit(&self) -> u64 {
-        if self.uncommitted_bytes_max == 0 {
-            u64::MAX
-        } else {
-            self.uncommitted_bytes_max
-        }
+        if self.uncommitted_bytes_max == 0 { u64::MAX } else { self.uncommitted_bytes_max }
     }
 }
 
@@ -166,18 +162,12 @@ impl fmt::Display for ConfigError {
         match self {
             ConfigError::BadId(id) => write!(f, "{id} cannot be the id of a node"),
             ConfigError::NoHeartbeat => write!(f, "heartbeat ticks must be greater than 0"),
-            ConfigError::ElectionTooShort {
-                election_ticks,
-                heartbeat_ticks,
-            } => write!(
+            ConfigError::ElectionTooShort { election_ticks, heartbeat_ticks } => write!(
                 f,
                 "election ticks ({election_ticks}) must exceed heartbeat ticks ({heartbeat_ticks})"
             ),
             ConfigError::NoInflight => write!(f, "in-flight messages must be greater than 0"),
-            ConfigError::InflightBytesTooSmall {
-                inflight_bytes_max,
-                message_bytes_max,
-            } => write!(
+            ConfigError::InflightBytesTooSmall { inflight_bytes_max, message_bytes_max } => write!(
                 f,
                 "in-flight bytes ({inflight_bytes_max}) must allow one message ({message_bytes_max})"
             ),
@@ -188,11 +178,7 @@ impl fmt::Display for ConfigError {
             ConfigError::CommitOutOfRange { commit, last } => {
                 write!(f, "stored commit {commit} is beyond the last entry {last}")
             }
-            ConfigError::AppliedOutOfRange {
-                applied,
-                snapshot,
-                last,
-            } => {
+            ConfigError::AppliedOutOfRange { applied, snapshot, last } => {
                 write!(f, "applied {applied} is out of range [{snapshot}, {last}]")
             }
             ConfigError::BadBootstrap(why) => write!(f, "cannot bootstrap: {why}"),

@@ -32,38 +32,22 @@ impl Raft {
 
     /// Whether this node may lead. With a pending snapshot it does not know what it would be leading.
     fn is_promotable(&self) -> bool {
-        self.tracker
-            .progress(self.id)
-            .is_some_and(|own| !own.is_learner)
+        self.tracker.progress(self.id).is_some_and(|own| !own.is_learner)
             && !self.log.has_unstable_snapshot()
     }
 
     pub(crate) fn on_hup(&mut self) {
-        let kind = if self.config.pre_vote {
-            Campaign::PreElection
-        } else {
-            Campaign::Election
-        };
+        let kind = if self.config.pre_vote { Campaign::PreElection } else { Campaign::Election };
         self.hup(kind);
     }
 
     fn hup(&mut self, kind: Campaign) {
         if self.role == Role::Leader {
-            note!(
-                self.sink,
-                Debug,
-                "{} ignoring MsgHup because already leader",
-                self.id
-            );
+            note!(self.sink, Debug, "{} ignoring MsgHup because already leader", self.id);
             return;
         }
         if !self.is_promotable() {
-            note!(
-                self.sink,
-                Warn,
-                "{} is unpromotable and can not campaign",
-                self.id
-            );
+            note!(self.sink, Warn, "{} is unpromotable and can not campaign", self.id);
             return;
         }
         // A committed change that is not applied could leave us counting votes in a membership that the
@@ -79,24 +63,14 @@ impl Raft {
             );
             return;
         }
-        note!(
-            self.sink,
-            Info,
-            "{} is starting a new election at term {}",
-            self.id,
-            self.term
-        );
+        note!(self.sink, Info, "{} is starting a new election at term {}", self.id, self.term);
         self.campaign(kind);
     }
 
     fn campaign(&mut self, kind: Campaign) {
         let (request, response, term) = if kind == Campaign::PreElection {
             self.become_pre_candidate();
-            (
-                MessageKind::PreVote,
-                MessageKind::PreVoteResp,
-                Term(self.term.0 + 1),
-            )
+            (MessageKind::PreVote, MessageKind::PreVoteResp, Term(self.term.0 + 1))
         } else {
             self.become_candidate();
             (MessageKind::Vote, MessageKind::VoteResp, self.term)
@@ -110,10 +84,7 @@ impl Raft {
         for to in self.tracker.membership.voters.ids() {
             if to == self.id {
                 // Our own vote counts once it is durable, like everybody's.
-                self.send(Message {
-                    term,
-                    ..Message::new(response, to)
-                });
+                self.send(Message { term, ..Message::new(response, to) });
                 continue;
             }
             note!(
@@ -125,13 +96,7 @@ impl Raft {
                 self.term
             );
             let context = context.clone();
-            self.send(Message {
-                term,
-                index,
-                log_term,
-                context,
-                ..Message::new(request, to)
-            });
+            self.send(Message { term, index, log_term, context, ..Message::new(request, to) });
         }
     }
 
@@ -145,43 +110,24 @@ impl Raft {
 
     pub(crate) fn on_vote_request(&mut self, message: &Message) {
         let is_pre_vote = message.kind == MessageKind::PreVote;
-        let response = if is_pre_vote {
-            MessageKind::PreVoteResp
-        } else {
-            MessageKind::VoteResp
-        };
+        let response = if is_pre_vote { MessageKind::PreVoteResp } else { MessageKind::VoteResp };
         let can_vote = self.vote == message.from
             || (self.vote.is_none() && self.leader.is_none())
             // A pre-vote binds nobody.
             || (is_pre_vote && message.term > self.term);
         // Learners vote too: a candidate that knows of their promotion may need them before they do.
         if can_vote && self.log.is_up_to_date(message.index, message.log_term) {
-            self.note_vote(
-                message,
-                format_args!("cast {} for", message.kind.name()),
-                None,
-            );
+            self.note_vote(message, format_args!("cast {} for", message.kind.name()), None);
             // The request's term: that of a pre-vote is ahead of ours, and the candidate compares.
-            self.send(Message {
-                term: message.term,
-                ..Message::new(response, message.from)
-            });
+            self.send(Message { term: message.term, ..Message::new(response, message.from) });
             if !is_pre_vote {
                 self.election_elapsed = 0;
                 self.vote = message.from;
             }
         } else {
-            self.note_vote(
-                message,
-                format_args!("rejected {} from", message.kind.name()),
-                None,
-            );
+            self.note_vote(message, format_args!("rejected {} from", message.kind.name()), None);
             let term = self.term;
-            self.send(Message {
-                term,
-                reject: true,
-                ..Message::new(response, message.from)
-            });
+            self.send(Message { term, reject: true, ..Message::new(response, message.from) });
         }
     }
 
@@ -261,11 +207,7 @@ impl Raft {
 
     pub(crate) fn on_forget_leader(&mut self) {
         if self.uses_leases() {
-            note!(
-                self.sink,
-                Error,
-                "ignoring MsgForgetLeader due to ReadOnlyLeaseBased"
-            );
+            note!(self.sink, Error, "ignoring MsgForgetLeader due to ReadOnlyLeaseBased");
             return;
         }
         if !self.leader.is_none() {
@@ -295,11 +237,7 @@ impl Raft {
             return;
         }
         // `from` stays: it names the one to hand over to. Terms are those of the forwarder.
-        self.send(Message {
-            to: self.leader,
-            term: Term(0),
-            ..message
-        });
+        self.send(Message { to: self.leader, term: Term(0), ..message });
     }
 
     pub(crate) fn on_transfer_leader(&mut self, to: NodeId) {
@@ -309,11 +247,7 @@ impl Raft {
         let (is_learner, matched) = (progress.is_learner, progress.matched);
         let (id, term) = (self.id, self.term);
         if is_learner {
-            note!(
-                self.sink,
-                Debug,
-                "{to} is learner. Ignored transferring leadership"
-            );
+            note!(self.sink, Debug, "{to} is learner. Ignored transferring leadership");
             return;
         }
         if !self.leader_transferee.is_none() {
@@ -342,11 +276,7 @@ impl Raft {
             );
             return;
         }
-        note!(
-            self.sink,
-            Info,
-            "{id} [term {term}] starts to transfer leadership to {to}"
-        );
+        note!(self.sink, Info, "{id} [term {term}] starts to transfer leadership to {to}");
         // It has one election timeout to take over.
         self.election_elapsed = 0;
         self.leader_transferee = to;

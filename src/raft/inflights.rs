@@ -17,12 +17,7 @@ pub struct Inflights {
 
 impl Inflights {
     pub fn new(count_max: usize, bytes_max: u64) -> Inflights {
-        Inflights {
-            window: VecDeque::new(),
-            bytes: 0,
-            count_max,
-            bytes_max,
-        }
+        Inflights { window: VecDeque::new(), bytes: 0, count_max, bytes_max }
     }
 
     pub fn count(&self) -> usize {
@@ -36,11 +31,7 @@ impl Inflights {
     /// # Panics
     /// If full: the sender must ask first.
     pub(crate) fn add(&mut self, last: Index, bytes: u64) {
-        assert!(
-            !self.is_full(),
-            "append up to {last} exceeds a full window of {}",
-            self.count()
-        );
+        assert!(!self.is_full(), "append up to {last} exceeds a full window of {}", self.count());
         self.window.push_back((last, bytes));
         self.bytes += bytes;
     }

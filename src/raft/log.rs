@@ -52,20 +52,15 @@ impl Log {
     }
 
     pub(crate) fn first_index(&self) -> Index {
-        self.unstable
-            .first_index()
-            .unwrap_or_else(|| self.storage.first_index())
+        self.unstable.first_index().unwrap_or_else(|| self.storage.first_index())
     }
 
     pub(crate) fn last_index(&self) -> Index {
-        self.unstable
-            .last_index()
-            .unwrap_or_else(|| self.storage.last_index())
+        self.unstable.last_index().unwrap_or_else(|| self.storage.last_index())
     }
 
     pub(crate) fn last_term(&self) -> Term {
-        self.term(self.last_index())
-            .expect("the term of the last entry is always known")
+        self.term(self.last_index()).expect("the term of the last entry is always known")
     }
 
     /// Term at `index`; also known just before the first entry.
@@ -229,18 +224,13 @@ impl Log {
         if low < self.first_index() {
             return Err(StorageError::Compacted);
         }
-        assert!(
-            high <= self.last_index().next(),
-            "slice {low}..{high} beyond the end"
-        );
+        assert!(high <= self.last_index().next(), "slice {low}..{high} beyond the end");
         let offset = self.unstable.offset();
         let mut out = Vec::new();
         let mut bytes = 0;
         if low < offset {
             let stable_end = high.min(offset);
-            bytes = self
-                .storage
-                .entries_into(low, stable_end, bytes_max, &mut out)?;
+            bytes = self.storage.entries_into(low, stable_end, bytes_max, &mut out)?;
             // If storage stopped early, more entries would leave a gap.
             if out.len() < stable_end.distance_from(low) || bytes >= bytes_max {
                 return Ok(out);
@@ -334,11 +324,7 @@ impl Log {
 
     /// Entries up to `last` have been handed to the application.
     pub(crate) fn accept_applying(&mut self, last: Index, bytes: u64, applies_unstable: bool) {
-        assert!(
-            last <= self.committed,
-            "applying {last} beyond committed {}",
-            self.committed
-        );
+        assert!(last <= self.committed, "applying {last} beyond committed {}", self.committed);
         self.applying = last;
         self.applying_bytes += bytes;
         // A batch that was cut short has reached the bound, even if a small entry would still fit.

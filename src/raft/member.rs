@@ -9,10 +9,7 @@ use crate::types::{ConfChangeV2, ConfState, NodeId, Role, Snapshot, Term};
 
 impl Raft {
     pub(crate) fn apply_conf_change(&mut self, change: &ConfChangeV2) -> ConfState {
-        let changer = Changer {
-            tracker: &self.tracker,
-            last_index: self.log.last_index(),
-        };
+        let changer = Changer { tracker: &self.tracker, last_index: self.log.last_index() };
         let changed = if change.leaves_joint() {
             changer.leave_joint()
         } else if let Some(auto_leave) = change.enters_joint() {
@@ -29,13 +26,7 @@ impl Raft {
 
     pub(crate) fn switch_membership(&mut self, (membership, progress): Changed) -> ConfState {
         self.tracker.replace(membership, progress);
-        note!(
-            self.sink,
-            Info,
-            "{} switched to configuration {}",
-            self.id,
-            self.tracker.membership
-        );
+        note!(self.sink, Info, "{} switched to configuration {}", self.id, self.tracker.membership);
         let state = self.tracker.membership.to_conf_state();
         let own = self.tracker.progress(self.id);
         let is_member = own.is_some();
@@ -69,11 +60,7 @@ impl Raft {
         }
         self.release_reads();
         if !self.leader_transferee.is_none()
-            && !self
-                .tracker
-                .membership
-                .voters
-                .contains(self.leader_transferee)
+            && !self.tracker.membership.voters.contains(self.leader_transferee)
         {
             self.leader_transferee = NodeId::NONE;
         }
@@ -95,15 +82,8 @@ impl Raft {
             self.log.committed(),
             if restored { "restored" } else { "ignored" }
         );
-        let index = if restored {
-            self.log.last_index()
-        } else {
-            self.log.committed()
-        };
-        self.send(Message {
-            index,
-            ..Message::new(MessageKind::AppResp, message.from)
-        });
+        let index = if restored { self.log.last_index() } else { self.log.committed() };
+        self.send(Message { index, ..Message::new(MessageKind::AppResp, message.from) });
     }
 
     /// Whether the snapshot replaces the log. If not, it told nothing new, or is not for us.
@@ -125,13 +105,9 @@ impl Raft {
         }
         let conf_state = &snapshot.conf_state;
         // An outgoing voter is a member too: the joint configuration needs its vote.
-        let is_member = [
-            &conf_state.voters,
-            &conf_state.learners,
-            &conf_state.voters_outgoing,
-        ]
-        .into_iter()
-        .any(|ids| ids.contains(&self.id));
+        let is_member = [&conf_state.voters, &conf_state.learners, &conf_state.voters_outgoing]
+            .into_iter()
+            .any(|ids| ids.contains(&self.id));
         if !is_member {
             note!(
                 self.sink,

@@ -175,11 +175,7 @@ pub struct Message {
 
 impl Message {
     pub fn new(kind: MessageKind, to: NodeId) -> Message {
-        Message {
-            kind,
-            to,
-            ..Message::default()
-        }
+        Message { kind, to, ..Message::default() }
     }
 
     /// Whether it never leaves the process: to oneself, or to or from a storage thread.

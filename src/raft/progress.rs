@@ -155,13 +155,7 @@ impl Progress {
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} match={} next={}",
-            self.state.name(),
-            self.matched,
-            self.next
-        )?;
+        write!(f, "{} match={} next={}", self.state.name(), self.matched, self.next)?;
         if self.is_learner {
             f.write_str(" learner")?;
         }
@@ -293,42 +287,27 @@ impl Tracker {
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (NodeId, &mut Progress)> {
-        self.progress
-            .iter_mut()
-            .map(|(id, progress)| (*id, progress))
+        self.progress.iter_mut().map(|(id, progress)| (*id, progress))
     }
 
     pub fn progress(&self, id: NodeId) -> Option<&Progress> {
-        let at = self
-            .progress
-            .binary_search_by_key(&id, |(id, _)| *id)
-            .ok()?;
+        let at = self.progress.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         Some(&self.progress[at].1)
     }
 
     pub(crate) fn progress_mut(&mut self, id: NodeId) -> Option<&mut Progress> {
-        let at = self
-            .progress
-            .binary_search_by_key(&id, |(id, _)| *id)
-            .ok()?;
+        let at = self.progress.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         Some(&mut self.progress[at].1)
     }
 
     /// The highest index that is durable on a quorum.
     pub(crate) fn committed(&self) -> Index {
-        self.membership
-            .voters
-            .committed(|id| self.progress(id).map(|progress| progress.matched))
+        self.membership.voters.committed(|id| self.progress(id).map(|progress| progress.matched))
     }
 
     /// Whether a quorum was heard of since the last call of [`Tracker::forget_activity`].
     pub(crate) fn is_quorum_active(&self) -> bool {
-        let active = |id| {
-            Some(
-                self.progress(id)
-                    .is_some_and(|progress| progress.recent_active),
-            )
-        };
+        let active = |id| Some(self.progress(id).is_some_and(|progress| progress.recent_active));
         self.membership.voters.vote(active) == VoteResult::Won
     }
 
@@ -351,25 +330,12 @@ impl Tracker {
 
     /// Granted and rejected votes so far, and what they amount to.
     pub(crate) fn tally(&self) -> (usize, usize, VoteResult) {
-        let vote = |id| {
-            self.votes
-                .iter()
-                .find(|(voter, _)| *voter == id)
-                .map(|(_, yes)| *yes)
-        };
+        let vote = |id| self.votes.iter().find(|(voter, _)| *voter == id).map(|(_, yes)| *yes);
         let of_voters = |(id, progress): &(NodeId, Progress)| {
             if progress.is_learner { None } else { vote(*id) }
         };
-        let granted = self
-            .progress
-            .iter()
-            .filter(|p| of_voters(p) == Some(true))
-            .count();
-        let rejected = self
-            .progress
-            .iter()
-            .filter(|p| of_voters(p) == Some(false))
-            .count();
+        let granted = self.progress.iter().filter(|p| of_voters(p) == Some(true)).count();
+        let rejected = self.progress.iter().filter(|p| of_voters(p) == Some(false)).count();
         (granted, rejected, self.membership.voters.vote(vote))
     }
 }

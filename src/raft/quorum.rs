@@ -60,10 +60,7 @@ impl Voters {
     /// The outcome of a ballot. `None` from `votes` stands for "not voted yet".
     pub fn vote(&self, votes: impl Fn(NodeId) -> Option<bool>) -> VoteResult {
         use VoteResult::*;
-        match (
-            majority_vote(&self.incoming, &votes),
-            majority_vote(&self.outgoing, &votes),
-        ) {
+        match (majority_vote(&self.incoming, &votes), majority_vote(&self.outgoing, &votes)) {
             (Lost, _) | (_, Lost) => Lost,
             (Won, Won) => Won,
             _ => Pending,

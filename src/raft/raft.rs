@@ -90,12 +90,7 @@ impl Raft {
         let changed = confchange::restore(raft.tracker.clone(), last, &conf_state)
             .map_err(|error| ConfigError::BadConfState(error.text()))?;
         raft.switch_membership(changed);
-        if !raft
-            .tracker
-            .membership
-            .to_conf_state()
-            .is_equivalent(&conf_state)
-        {
+        if !raft.tracker.membership.to_conf_state().is_equivalent(&conf_state) {
             return Err(ConfigError::BadConfState("it cannot be rebuilt"));
         }
         raft.load(hard_state)?;
@@ -111,10 +106,7 @@ impl Raft {
     fn load(&mut self, hard_state: HardState) -> Result<(), ConfigError> {
         let (snapshot, last) = (self.log.committed(), self.log.last_index());
         if hard_state.commit > last {
-            return Err(ConfigError::CommitOutOfRange {
-                commit: hard_state.commit,
-                last,
-            });
+            return Err(ConfigError::CommitOutOfRange { commit: hard_state.commit, last });
         }
         self.term = hard_state.term;
         self.vote = hard_state.vote;
@@ -122,11 +114,7 @@ impl Raft {
         let applied = self.config.applied;
         if applied > Index::ZERO {
             if applied < snapshot || applied > last {
-                return Err(ConfigError::AppliedOutOfRange {
-                    applied,
-                    snapshot,
-                    last,
-                });
+                return Err(ConfigError::AppliedOutOfRange { applied, snapshot, last });
             }
             self.log.commit_to(applied);
             self.log.applied_to(applied, 0);
@@ -138,14 +126,8 @@ impl Raft {
         if !self.sink.accepts(LogLevel::Info) {
             return;
         }
-        let peers: Vec<String> = self
-            .tracker
-            .membership
-            .voters
-            .ids()
-            .iter()
-            .map(NodeId::to_string)
-            .collect();
+        let peers: Vec<String> =
+            self.tracker.membership.voters.ids().iter().map(NodeId::to_string).collect();
         note!(
             self.sink,
             Info,
@@ -161,18 +143,11 @@ impl Raft {
     }
 
     pub(crate) fn soft_state(&self) -> SoftState {
-        SoftState {
-            leader: self.leader,
-            role: self.role,
-        }
+        SoftState { leader: self.leader, role: self.role }
     }
 
     pub(crate) fn hard_state(&self) -> HardState {
-        HardState {
-            term: self.term,
-            vote: self.vote,
-            commit: self.log.committed(),
-        }
+        HardState { term: self.term, vote: self.vote, commit: self.log.committed() }
     }
 
     pub(crate) fn has_committed_in_term(&self) -> bool {
@@ -251,11 +226,8 @@ impl Raft {
             message.from,
             message.term
         );
-        let leader = if matches!(kind, App | Heartbeat | Snap) {
-            message.from
-        } else {
-            NodeId::NONE
-        };
+        let leader =
+            if matches!(kind, App | Heartbeat | Snap) { message.from } else { NodeId::NONE };
         self.become_follower(message.term, leader);
         true
     }
@@ -315,8 +287,7 @@ impl Raft {
     /// Storage reports what it has made durable under the current term.
     fn on_storage_append_resp(&mut self, message: Message) {
         if message.index != Index::ZERO {
-            self.log
-                .stable_to(&mut self.sink, message.index, message.log_term);
+            self.log.stable_to(&mut self.sink, message.index, message.log_term);
         }
         if let Some(snapshot) = message.snapshot {
             self.on_snapshot_stored(snapshot.index);
@@ -345,16 +316,9 @@ impl Raft {
         }
         // An empty payload is never refused for its size. If it is dropped for another reason, such as a
         // transfer, the next batch tries again.
-        let entry = Entry {
-            kind: EntryKind::ConfChangeV2,
-            ..Entry::default()
-        };
+        let entry = Entry { kind: EntryKind::ConfChangeV2, ..Entry::default() };
         let kind = MessageKind::Prop;
-        let result = self.step(Message {
-            kind,
-            entries: vec![entry],
-            ..Message::default()
-        });
+        let result = self.step(Message { kind, entries: vec![entry], ..Message::default() });
         let membership = &self.tracker.membership;
         match result {
             Ok(()) => note!(
@@ -383,13 +347,7 @@ impl Raft {
         self.reset(term);
         self.role = Role::Follower;
         self.leader = leader;
-        note!(
-            self.sink,
-            Info,
-            "{} became follower at term {}",
-            self.id,
-            self.term
-        );
+        note!(self.sink, Info, "{} became follower at term {}", self.id, self.term);
     }
 
     /// Changes nothing that others could see: no term, no vote.
@@ -398,13 +356,7 @@ impl Raft {
         self.tracker.reset_votes();
         self.role = Role::PreCandidate;
         self.leader = NodeId::NONE;
-        note!(
-            self.sink,
-            Info,
-            "{} became pre-candidate at term {}",
-            self.id,
-            self.term
-        );
+        note!(self.sink, Info, "{} became pre-candidate at term {}", self.id, self.term);
     }
 
     pub(crate) fn become_candidate(&mut self) {
@@ -412,13 +364,7 @@ impl Raft {
         self.reset(Term(self.term.0 + 1));
         self.role = Role::Candidate;
         self.vote = self.id;
-        note!(
-            self.sink,
-            Info,
-            "{} became candidate at term {}",
-            self.id,
-            self.term
-        );
+        note!(self.sink, Info, "{} became candidate at term {}", self.id, self.term);
     }
 
     pub(crate) fn become_leader(&mut self) {
@@ -434,13 +380,7 @@ impl Raft {
         // An entry of the new term, so that those of older terms can be committed (section 3.6.2).
         let accepted = self.append_proposals(vec![Entry::default()]);
         debug_assert!(accepted, "an empty entry is never refused");
-        note!(
-            self.sink,
-            Info,
-            "{} became leader at term {}",
-            self.id,
-            self.term
-        );
+        note!(self.sink, Info, "{} became leader at term {}", self.id, self.term);
     }
 
     fn reset(&mut self, term: Term) {
@@ -537,13 +477,9 @@ impl Raft {
             Prop => return self.on_proposal(message),
             ReadIndex => self.on_read_index(message),
             ForgetLeader => {}
-            _ if self.tracker.progress(message.from).is_none() => note!(
-                self.sink,
-                Debug,
-                "{} no progress available for {}",
-                self.id,
-                message.from
-            ),
+            _ if self.tracker.progress(message.from).is_none() => {
+                note!(self.sink, Debug, "{} no progress available for {}", self.id, message.from);
+            }
             AppResp => self.on_append_response(&message),
             HeartbeatResp => self.on_heartbeat_response(&message),
             SnapStatus => self.on_snapshot_status(&message),
@@ -583,13 +519,7 @@ impl Raft {
     }
 
     pub(crate) fn note_no_leader(&mut self) {
-        note!(
-            self.sink,
-            Info,
-            "{} no leader at term {}; dropping proposal",
-            self.id,
-            self.term
-        );
+        note!(self.sink, Info, "{} no leader at term {}; dropping proposal", self.id, self.term);
     }
 
     pub(crate) fn uses_leases(&self) -> bool {

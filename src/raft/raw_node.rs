@@ -58,12 +58,7 @@ impl RawNode {
     ) -> Result<RawNode, ConfigError> {
         let raft = Raft::new(config, storage, level)?;
         let (told_soft, told_hard) = (raft.soft_state(), raft.hard_state());
-        Ok(RawNode {
-            raft,
-            told_soft,
-            told_hard,
-            outstanding: None,
-        })
+        Ok(RawNode { raft, told_soft, told_hard, outstanding: None })
     }
 
     /// Founds a group: every first member must be given the same peers in the same order.
@@ -99,10 +94,7 @@ impl RawNode {
         self.raft.log.append(&mut self.raft.sink, entries);
         self.raft.log.commit_to(last);
         for peer in peers {
-            let change = ConfChange {
-                node_id: peer.id,
-                ..ConfChange::default()
-            };
+            let change = ConfChange { node_id: peer.id, ..ConfChange::default() };
             self.raft.apply_conf_change(&change.to_v2());
         }
         Ok(())
@@ -115,8 +107,7 @@ impl RawNode {
 
     /// Starts an election now, if this node may lead.
     pub fn campaign(&mut self) {
-        self.raft
-            .step_local(Message::new(MessageKind::Hup, NodeId::NONE));
+        self.raft.step_local(Message::new(MessageKind::Hup, NodeId::NONE));
     }
 
     /// Proposes one entry. `Ok` means that it is on its way, not that it will be committed.
@@ -139,16 +130,11 @@ impl RawNode {
             AnyConfChange::V1(change) => {
                 (EntryKind::ConfChange, codec::encode_conf_change(&change))
             }
-            AnyConfChange::V2(change) => (
-                EntryKind::ConfChangeV2,
-                codec::encode_conf_change_v2(&change),
-            ),
+            AnyConfChange::V2(change) => {
+                (EntryKind::ConfChangeV2, codec::encode_conf_change_v2(&change))
+            }
         };
-        self.propose_entries(vec![Entry {
-            kind,
-            data,
-            ..Entry::default()
-        }])
+        self.propose_entries(vec![Entry { kind, data, ..Entry::default() }])
     }
 
     fn propose_entries(&mut self, entries: Vec<Entry>) -> Result<(), ProposeError> {
@@ -156,12 +142,7 @@ impl RawNode {
             return Err(ProposeError(DropReason::Empty));
         }
         let from = self.raft.id;
-        self.raft.step(Message {
-            kind: MessageKind::Prop,
-            from,
-            entries,
-            ..Message::default()
-        })
+        self.raft.step(Message { kind: MessageKind::Prop, from, entries, ..Message::default() })
     }
 
     /// To be called when a committed membership change is applied. Returns the membership it leads to,
@@ -234,11 +215,8 @@ impl RawNode {
         if self.raft.config.async_storage_writes {
             self.add_storage_messages(&mut ready, after_append, append_response);
         } else {
-            let mut outstanding = Outstanding {
-                append_response,
-                applied,
-                ..Outstanding::default()
-            };
+            let mut outstanding =
+                Outstanding { append_response, applied, ..Outstanding::default() };
             for message in after_append {
                 if message.to == self.raft.id {
                     outstanding.self_messages.push(message);
@@ -254,9 +232,7 @@ impl RawNode {
         }
         self.raft.log.accept_unstable();
         if let Some(applied) = applied {
-            self.raft
-                .log
-                .accept_applying(applied.last, applied.encoded_bytes, applies_unstable);
+            self.raft.log.accept_applying(applied.last, applied.encoded_bytes, applies_unstable);
         }
         ready
     }
@@ -270,10 +246,8 @@ impl RawNode {
             !self.raft.config.async_storage_writes,
             "advance has no meaning with asynchronous storage writes"
         );
-        let outstanding = self
-            .outstanding
-            .take()
-            .expect("advance follows a ready that has not been advanced");
+        let outstanding =
+            self.outstanding.take().expect("advance follows a ready that has not been advanced");
         // Own acknowledgements first: they refer to entries that the next line calls stable.
         for message in outstanding.self_messages {
             self.raft.step_local(message);
@@ -307,8 +281,7 @@ impl RawNode {
 
     /// A follower forgets its leader, so that it may vote before its lease ends.
     pub fn forget_leader(&mut self) {
-        self.raft
-            .step_local(Message::new(MessageKind::ForgetLeader, NodeId::NONE));
+        self.raft.step_local(Message::new(MessageKind::ForgetLeader, NodeId::NONE));
     }
 
     /// The transport lost messages to `peer`.
@@ -505,9 +478,7 @@ impl RawNode {
             });
         }
         if !ready.committed_entries.is_empty() {
-            ready
-                .messages
-                .push(ready::storage_apply(id, &ready.committed_entries));
+            ready.messages.push(ready::storage_apply(id, &ready.committed_entries));
         }
     }
 }

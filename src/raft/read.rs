@@ -64,16 +64,9 @@ impl ReadQueue {
 
     /// Takes out the reads that a quorum now vouches for.
     fn release(&mut self, voters: &Voters) -> Vec<PendingRead> {
-        let acked = |id| {
-            self.acks
-                .iter()
-                .find(|(member, _)| *member == id)
-                .map(|(_, n)| Index(*n))
-        };
+        let acked = |id| self.acks.iter().find(|(member, _)| *member == id).map(|(_, n)| Index(*n));
         let quorum = voters.committed(acked).0;
-        let ready = quorum
-            .saturating_sub(self.confirmed)
-            .min(self.queue.len() as u64);
+        let ready = quorum.saturating_sub(self.confirmed).min(self.queue.len() as u64);
         self.confirmed += ready;
         self.queue.drain(..ready as usize).collect()
     }
@@ -103,11 +96,7 @@ impl Raft {
         if self.reads.queue.len() >= READS_MAX {
             return;
         }
-        self.reads.queue.push_back(PendingRead {
-            from,
-            entries,
-            index: committed,
-        });
+        self.reads.queue.push_back(PendingRead { from, entries, index: committed });
         let number = self.reads.confirmed + self.reads.queue.len() as u64;
         self.reads.ack(self.id, number);
         self.broadcast_heartbeat();
@@ -152,13 +141,7 @@ impl Raft {
             self.read_states.push(ReadState { index, context });
         } else {
             let kind = MessageKind::ReadIndexResp;
-            self.send(Message {
-                kind,
-                to: from,
-                index,
-                entries,
-                ..Message::default()
-            });
+            self.send(Message { kind, to: from, index, entries, ..Message::default() });
         }
     }
 
@@ -174,10 +157,7 @@ impl Raft {
             );
             return;
         }
-        self.send(Message {
-            to: self.leader,
-            ..message
-        });
+        self.send(Message { to: self.leader, ..message });
     }
 
     /// Follower: the leader's answer.
@@ -192,9 +172,6 @@ impl Raft {
             );
             return;
         };
-        self.read_states.push(ReadState {
-            index: message.index,
-            context: entry.data,
-        });
+        self.read_states.push(ReadState { index: message.index, context: entry.data });
     }
 }

@@ -59,16 +59,9 @@ impl AppliedBatch {
     /// `None` without entries.
     pub(crate) fn of(entries: &[Entry]) -> Option<AppliedBatch> {
         let last = entries.last()?.index;
-        let encoded_bytes = entries
-            .iter()
-            .map(|e| crate::codec::entry_len(e) as u64)
-            .sum();
+        let encoded_bytes = entries.iter().map(|e| crate::codec::entry_len(e) as u64).sum();
         let payload_bytes = payload_bytes(entries);
-        Some(AppliedBatch {
-            last,
-            encoded_bytes,
-            payload_bytes,
-        })
+        Some(AppliedBatch { last, encoded_bytes, payload_bytes })
     }
 }
 

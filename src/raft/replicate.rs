@@ -48,10 +48,7 @@ impl Raft {
             );
             return Err(ProposeError(DropReason::ForwardingDisabled));
         }
-        self.send(Message {
-            to: self.leader,
-            ..message
-        });
+        self.send(Message { to: self.leader, ..message });
         Ok(())
     }
 
@@ -157,10 +154,7 @@ impl Raft {
         }
         self.log.append(&mut self.sink, entries);
         // Our own acknowledgement waits for our own disk.
-        self.send(Message {
-            index,
-            ..Message::new(MessageKind::AppResp, self.id)
-        });
+        self.send(Message { index, ..Message::new(MessageKind::AppResp, self.id) });
         true
     }
 
@@ -190,11 +184,7 @@ impl Raft {
             let commit = progress.matched.min(committed);
             progress.sent_commit = commit;
             let context = context.clone();
-            self.send(Message {
-                commit,
-                context,
-                ..Message::new(MessageKind::Heartbeat, to)
-            });
+            self.send(Message { commit, context, ..Message::new(MessageKind::Heartbeat, to) });
         }
     }
 
@@ -221,10 +211,7 @@ impl Raft {
         {
             Vec::new()
         } else {
-            match self
-                .log
-                .entries_from(progress.next, self.config.message_bytes_max)
-            {
+            match self.log.entries_from(progress.next, self.config.message_bytes_max) {
                 Ok(entries) => entries,
                 Err(_) => return self.maybe_send_snapshot(to),
             }
@@ -327,9 +314,7 @@ impl Raft {
         // The follower's log at the hint has this term; ours may have a later one there, and then cannot
         // match before its own entries of that term.
         let probe = if message.log_term > Term(0) {
-            self.log
-                .find_conflict_by_term(message.reject_hint, message.log_term)
-                .0
+            self.log.find_conflict_by_term(message.reject_hint, message.log_term).0
         } else {
             message.reject_hint
         };
@@ -339,12 +324,7 @@ impl Raft {
         if !progress.on_rejected(message.index, probe) {
             return;
         }
-        note!(
-            self.sink,
-            Debug,
-            "{} decreased progress of {from} to [{progress}]",
-            self.id
-        );
+        note!(self.sink, Debug, "{} decreased progress of {from} to [{progress}]", self.id);
         if progress.state == ProgressState::Replicate {
             progress.become_probe();
         }
@@ -420,11 +400,7 @@ impl Raft {
         if progress.state != ProgressState::Snapshot {
             return;
         }
-        let outcome = if message.reject {
-            "failed"
-        } else {
-            "succeeded"
-        };
+        let outcome = if message.reject { "failed" } else { "succeeded" };
         if message.reject {
             // It did not arrive: probe from where the follower was.
             progress.pending_snapshot = Index::ZERO;
@@ -460,34 +436,19 @@ impl Raft {
     // ---- the follower's side ----
 
     pub(crate) fn on_append(&mut self, message: Message) {
-        let Message {
-            from,
-            index,
-            log_term,
-            entries,
-            commit,
-            ..
-        } = message;
+        let Message { from, index, log_term, entries, commit, .. } = message;
         let committed = self.log.committed();
         if index < committed {
             // Older than what we know to be final: tell where we are instead of comparing.
-            self.send(Message {
-                index: committed,
-                ..Message::new(MessageKind::AppResp, from)
-            });
+            self.send(Message { index: committed, ..Message::new(MessageKind::AppResp, from) });
             return;
         }
         if !are_contiguous(index, &entries) {
             return;
         }
-        if let Some(last) = self
-            .log
-            .maybe_append(&mut self.sink, index, log_term, entries, commit)
+        if let Some(last) = self.log.maybe_append(&mut self.sink, index, log_term, entries, commit)
         {
-            self.send(Message {
-                index: last,
-                ..Message::new(MessageKind::AppResp, from)
-            });
+            self.send(Message { index: last, ..Message::new(MessageKind::AppResp, from) });
             return;
         }
         note!(
@@ -513,10 +474,7 @@ impl Raft {
     pub(crate) fn on_heartbeat(&mut self, message: Message) {
         self.log.commit_to(message.commit);
         let context = message.context;
-        self.send(Message {
-            context,
-            ..Message::new(MessageKind::HeartbeatResp, message.from)
-        });
+        self.send(Message { context, ..Message::new(MessageKind::HeartbeatResp, message.from) });
     }
 }
 
@@ -533,12 +491,12 @@ fn are_contiguous(prev: Index, entries: &[Entry]) -> bool {
 
 fn decode_conf_change(entry: &Entry) -> Option<AnyConfChange> {
     match entry.kind {
-        EntryKind::ConfChange => codec::decode_conf_change(entry.data.clone())
-            .ok()
-            .map(AnyConfChange::V1),
-        EntryKind::ConfChangeV2 => codec::decode_conf_change_v2(entry.data.clone())
-            .ok()
-            .map(AnyConfChange::V2),
+        EntryKind::ConfChange => {
+            codec::decode_conf_change(entry.data.clone()).ok().map(AnyConfChange::V1)
+        }
+        EntryKind::ConfChangeV2 => {
+            codec::decode_conf_change_v2(entry.data.clone()).ok().map(AnyConfChange::V2)
+        }
         EntryKind::Normal => None,
     }
 }
@@ -548,20 +506,13 @@ fn describe_change(change: &AnyConfChange) -> String {
     let (mut out, change) = match change {
         // The old form has no transition to print.
         AnyConfChange::V1(change) => (String::new(), change.to_v2()),
-        AnyConfChange::V2(change) => (
-            format!("transition:{} ", change.transition.name()),
-            change.clone(),
-        ),
+        AnyConfChange::V2(change) => {
+            (format!("transition:{} ", change.transition.name()), change.clone())
+        }
     };
-    let ConfChangeV2 {
-        changes, context, ..
-    } = change;
+    let ConfChangeV2 { changes, context, .. } = change;
     for change in changes {
-        out += &format!(
-            "changes:{{type:{} node_id:{}}} ",
-            change.kind.name(),
-            change.node_id.0
-        );
+        out += &format!("changes:{{type:{} node_id:{}}} ", change.kind.name(), change.node_id.0);
     }
     if !context.is_empty() {
         out += &format!("context:\"{}\" ", context.escape_ascii());

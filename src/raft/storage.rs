@@ -135,11 +135,7 @@ impl MemStorage {
         let Some(first) = entries.first() else { return };
         let mut first = first.index;
         if first <= self.base_index {
-            let compacted = self
-                .base_index
-                .next()
-                .distance_from(first)
-                .min(entries.len());
+            let compacted = self.base_index.next().distance_from(first).min(entries.len());
             entries.drain(..compacted);
             if entries.is_empty() {
                 return;
@@ -151,8 +147,7 @@ impl MemStorage {
             "append at {first} leaves a gap after {}",
             self.last_index()
         );
-        self.entries
-            .truncate(first.distance_from(self.first_index()));
+        self.entries.truncate(first.distance_from(self.first_index()));
         self.entries.extend(entries);
     }
 
@@ -179,12 +174,7 @@ impl MemStorage {
             return Err(StorageError::SnapshotOutOfDate);
         }
         let term = self.term(index)?;
-        self.snapshot = Snapshot {
-            data,
-            index,
-            term,
-            conf_state,
-        };
+        self.snapshot = Snapshot { data, index, term, conf_state };
         Ok(&self.snapshot)
     }
 

@@ -104,10 +104,7 @@ pub struct Entry {
 impl Entry {
     /// A normal entry that has not been given a place in the log yet.
     pub fn proposal(data: Bytes) -> Entry {
-        Entry {
-            data,
-            ..Entry::default()
-        }
+        Entry { data, ..Entry::default() }
     }
 }
 
@@ -265,10 +262,7 @@ impl ConfChange {
     pub fn to_v2(&self) -> ConfChangeV2 {
         ConfChangeV2 {
             transition: ConfChangeTransition::Auto,
-            changes: vec![ConfChangeSingle {
-                kind: self.kind,
-                node_id: self.node_id,
-            }],
+            changes: vec![ConfChangeSingle { kind: self.kind, node_id: self.node_id }],
             context: self.context.clone(),
         }
     }

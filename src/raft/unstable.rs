@@ -69,15 +69,9 @@ impl Unstable {
     /// The term at `index`, if it is here.
     pub(crate) fn term(&self, index: Index) -> Option<Term> {
         if index < self.offset {
-            return self
-                .snapshot
-                .as_ref()
-                .filter(|s| s.index == index)
-                .map(|s| s.term);
+            return self.snapshot.as_ref().filter(|s| s.index == index).map(|s| s.term);
         }
-        self.entries
-            .get(index.distance_from(self.offset))
-            .map(|entry| entry.term)
+        self.entries.get(index.distance_from(self.offset)).map(|entry| entry.term)
     }
 
     /// Entries `low..high`, all of which must be here.
@@ -86,14 +80,11 @@ impl Unstable {
         low: Index,
         high: Index,
     ) -> std::collections::vec_deque::Iter<'_, Entry> {
-        self.entries
-            .range(low.distance_from(self.offset)..high.distance_from(self.offset))
+        self.entries.range(low.distance_from(self.offset)..high.distance_from(self.offset))
     }
 
     pub(crate) fn next_entries(&self) -> Vec<Entry> {
-        self.range(self.offset_in_progress, self.end())
-            .cloned()
-            .collect()
+        self.range(self.offset_in_progress, self.end()).cloned().collect()
     }
 
     pub(crate) fn has_next_entries(&self) -> bool {
@@ -101,9 +92,7 @@ impl Unstable {
     }
 
     pub(crate) fn next_snapshot(&self) -> Option<&Snapshot> {
-        self.snapshot
-            .as_ref()
-            .filter(|_| !self.snapshot_in_progress)
+        self.snapshot.as_ref().filter(|_| !self.snapshot_in_progress)
     }
 
     /// Everything that is here has been handed to storage.
@@ -116,19 +105,11 @@ impl Unstable {
     /// a newer leader may have replaced it while it was being written.
     pub(crate) fn stable_to(&mut self, sink: &mut LogSink, index: Index, term: Term) {
         let Some(own_term) = self.term(index) else {
-            note!(
-                sink,
-                Info,
-                "entry at index {index} missing from unstable log; ignoring"
-            );
+            note!(sink, Info, "entry at index {index} missing from unstable log; ignoring");
             return;
         };
         if index < self.offset {
-            note!(
-                sink,
-                Info,
-                "entry at index {index} matched unstable snapshot; ignoring"
-            );
+            note!(sink, Info, "entry at index {index} matched unstable snapshot; ignoring");
             return;
         }
         if own_term != term {
@@ -140,19 +121,14 @@ impl Unstable {
             );
             return;
         }
-        self.entries
-            .drain(..index.next().distance_from(self.offset));
+        self.entries.drain(..index.next().distance_from(self.offset));
         self.offset = index.next();
         self.offset_in_progress = self.offset_in_progress.max(self.offset);
     }
 
     /// Storage holds the snapshot at `index`.
     pub(crate) fn stable_snapshot_to(&mut self, index: Index) {
-        if self
-            .snapshot
-            .as_ref()
-            .is_some_and(|snapshot| snapshot.index == index)
-        {
+        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.index == index) {
             self.snapshot = None;
             self.snapshot_in_progress = false;
         }
@@ -178,21 +154,13 @@ impl Unstable {
                 self.offset = from;
                 self.offset_in_progress = from;
             } else {
-                note!(
-                    sink,
-                    Info,
-                    "truncate the unstable entries before index {from}"
-                );
+                note!(sink, Info, "truncate the unstable entries before index {from}");
                 self.entries.truncate(from.distance_from(self.offset));
                 // What was handed out and is now cut off must be handed out again, as replaced.
                 self.offset_in_progress = self.offset_in_progress.min(from);
             }
         }
-        assert!(
-            from == self.end(),
-            "append at {from} to a log that ends before {}",
-            self.end()
-        );
+        assert!(from == self.end(), "append at {from} to a log that ends before {}", self.end());
         self.entries.extend(entries);
     }
 }

@@ -325,9 +325,9 @@ fn feature_gates(text: &str) -> Result<BTreeMap<String, bool>, String> {
         if !GATES.contains(&name) {
             return Err(format!("unrecognized feature gate: {name}"));
         }
-        let value = value.parse().map_err(|error| {
-            format!("invalid value of {name}={value}, err: {error}")
-        })?;
+        let value = value
+            .parse()
+            .map_err(|error| format!("invalid value of {name}={value}, err: {error}"))?;
         gates.insert(name.to_owned(), value);
     }
     Ok(gates)
@@ -429,7 +429,10 @@ mod tests {
     fn retention() {
         let mode = |list: &[&str]| config(list).unwrap().auto_compaction;
         let retention_ms = 2 * HOUR_MS;
-        assert_eq!(mode(&["--auto-compaction-retention=2"]), AutoCompaction::Periodic { retention_ms });
+        assert_eq!(
+            mode(&["--auto-compaction-retention=2"]),
+            AutoCompaction::Periodic { retention_ms }
+        );
         assert_eq!(
             mode(&["--auto-compaction-retention=10m"]),
             AutoCompaction::Periodic { retention_ms: 600_000 }

@@ -15,9 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
-use norn_storage::{
-    Completion, Disk, DiskBatch, DiskError, DiskOp, DiskQueue, DiskRead, FileName,
-};
+use norn_storage::{Completion, Disk, DiskBatch, DiskError, DiskOp, DiskQueue, DiskRead, FileName};
 
 use crate::metrics::DiskMetrics;
 
@@ -423,7 +421,7 @@ mod tests {
         FileDisk::open(dir, None, false, Arc::default(), || {}).unwrap()
     }
 
-    fn wait(disk: &mut FileDisk) -> Completion {
+    fn wait(disk: &FileDisk) -> Completion {
         disk.done.recv().unwrap()
     }
 
@@ -441,7 +439,7 @@ mod tests {
             DiskOp::SyncDir { dir: name("member") },
         ];
         disk.submit(DiskBatch { id: BatchId(7), queue: DiskQueue::Bulk, ops });
-        assert_eq!(wait(&mut disk), Completion { id: BatchId(7), result: Ok(()) });
+        assert_eq!(wait(&disk), Completion { id: BatchId(7), result: Ok(()) });
         let reader = disk.reader();
         assert_eq!(reader.read_at(&name("member/b"), 0, 100).unwrap(), &b"abxyz"[..]);
         assert_eq!(reader.len(&file), Ok(None));
@@ -458,8 +456,8 @@ mod tests {
             disk.submit(DiskBatch { id: BatchId(id), queue: DiskQueue::Log, ops });
         }
         let file = name("member/none");
-        assert_eq!(wait(&mut disk).result, Err(DiskError::NotFound { file }));
-        assert_eq!(wait(&mut disk).result, Err(DiskError::Latched));
+        assert_eq!(wait(&disk).result, Err(DiskError::NotFound { file }));
+        assert_eq!(wait(&disk).result, Err(DiskError::Latched));
     }
 
     #[test]

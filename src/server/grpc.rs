@@ -255,7 +255,7 @@ async fn read_message(core: &Rc<Core>, mut body: Incoming) -> Result<Bytes, Stat
         let frame = frame.map_err(|error| Status::new(Code::Canceled, error.to_string()))?;
         if let Ok(data) = frame.into_data() {
             frames.push(data);
-            if let Some(message) = frames.next()? {
+            if let Some(message) = frames.next_message()? {
                 return Ok(message);
             }
         }
@@ -289,7 +289,7 @@ impl Frames {
     }
 
     /// The next complete message. A length beyond the limit is refused before anything is kept for it.
-    pub fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, Status> {
         let head: &[u8] = self.whole.as_deref().unwrap_or(&self.buffer);
         if head.len() < 5 {
             return Ok(None);
@@ -367,7 +367,7 @@ mod tests {
             let mut got = Vec::new();
             for piece in stream.chunks(step) {
                 frames.push(Bytes::copy_from_slice(piece));
-                while let Some(message) = frames.next().unwrap() {
+                while let Some(message) = frames.next_message().unwrap() {
                     got.push(message);
                 }
             }
@@ -375,7 +375,7 @@ mod tests {
         }
         let mut frames = Frames { buffer: BytesMut::new(), whole: None, bytes_max: 10 };
         frames.push(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff]));
-        let status = frames.next().unwrap_err();
+        let status = frames.next_message().unwrap_err();
         assert_eq!(status.message, "grpc: received message larger than max (4294967295 vs. 10)");
     }
 }

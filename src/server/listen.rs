@@ -1,7 +1,6 @@
 //! Accepting connections: HTTP/1.1 and HTTP/2 on the same port, told apart by their first bytes.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -68,13 +67,8 @@ pub async fn accept(
             Ok((stream, _)) => {
                 // (Without it every reply waits for the client's delayed acknowledgement.)
                 let _ = stream.set_nodelay(true);
-                let connection = connection(
-                    Rc::clone(&core),
-                    stream,
-                    serves,
-                    Rc::clone(&config),
-                    stop.clone(),
-                );
+                let connection =
+                    connection(Rc::clone(&core), stream, serves, Rc::clone(&config), stop.clone());
                 tokio::task::spawn_local(connection);
             }
             Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
@@ -123,18 +117,12 @@ async fn connection(
     }
 }
 
-fn serve(
-    core: Rc<Core>,
-    request: Request<Incoming>,
-    serves: Serves,
-) -> impl Future<Output = Response<Body>> {
-    async move {
-        match serves {
-            Serves::Peers => crate::peer_http::serve(core, request).await,
-            Serves::GrpcAndHttp | Serves::GrpcOnly if crate::grpc::is_grpc(&request) => {
-                crate::grpc::serve(core, request).await
-            }
-            _ => crate::http_api::serve(core, request).await,
+async fn serve(core: Rc<Core>, request: Request<Incoming>, serves: Serves) -> Response<Body> {
+    match serves {
+        Serves::Peers => crate::peer_http::serve(core, request).await,
+        Serves::GrpcAndHttp | Serves::GrpcOnly if crate::grpc::is_grpc(&request) => {
+            crate::grpc::serve(core, request).await
         }
+        _ => crate::http_api::serve(core, request).await,
     }
 }

@@ -39,11 +39,8 @@ fn run(args: &[String]) -> End {
         println!("Go OS/Arch: {}/{}", std::env::consts::OS, norn_server::go_arch());
         return End::Code(0);
     }
-    let log = Log::new(
-        values.text("log-level"),
-        values.text("log-format"),
-        values.text("log-outputs"),
-    );
+    let log =
+        Log::new(values.text("log-level"), values.text("log-format"), values.text("log-outputs"));
     let log = match log {
         Ok(log) => log,
         Err(error) => {

@@ -53,7 +53,10 @@ impl Histogram {
         }
         let count = self.count.load(Ordering::Relaxed);
         let sum = self.sum_us.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
+        let _ = writeln!(
+            out,
+            "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}"
+        );
     }
 }
 
@@ -145,10 +148,8 @@ fn gauge(out: &mut String, name: &str, help: &str, value: i64) {
 }
 
 fn labelled(out: &mut String, name: &str, help: &str, label: &str, value: &str) {
-    let _ = writeln!(
-        out,
-        "# HELP {name} {help}\n# TYPE {name} gauge\n{name}{{{label}=\"{value}\"}} 1"
-    );
+    let _ =
+        writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name}{{{label}=\"{value}\"}} 1");
 }
 
 /// The whole page.
@@ -159,61 +160,166 @@ pub fn page<R: Reader>(node: &Node<R>, disk: &DiskMetrics, grpc: &GrpcMetrics) -
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     gauge(o, "etcd_server_has_leader", "Whether or not a leader exists.", node.has_leader().into());
     gauge(o, "etcd_server_is_leader", "Whether this member leads.", node.is_leader().into());
-    gauge(o, "etcd_server_is_learner", "Whether this member is a learner.", node.is_learner().into());
-    counter(o, "etcd_server_leader_changes_seen_total", "Changes of leader seen.", c.leader_changes);
-    gauge(o, "etcd_server_proposals_committed_total", "Committed index.", signed(node.raft().committed().0));
+    gauge(
+        o,
+        "etcd_server_is_learner",
+        "Whether this member is a learner.",
+        node.is_learner().into(),
+    );
+    counter(
+        o,
+        "etcd_server_leader_changes_seen_total",
+        "Changes of leader seen.",
+        c.leader_changes,
+    );
+    gauge(
+        o,
+        "etcd_server_proposals_committed_total",
+        "Committed index.",
+        signed(node.raft().committed().0),
+    );
     gauge(o, "etcd_server_proposals_applied_total", "Applied index.", signed(node.applied()));
-    gauge(o, "etcd_server_proposals_pending", "Proposals without an answer.", signed(node.proposals_pending() as u64));
+    gauge(
+        o,
+        "etcd_server_proposals_pending",
+        "Proposals without an answer.",
+        signed(node.proposals_pending() as u64),
+    );
     counter(o, "etcd_server_proposals_failed_total", "Proposals that failed.", c.proposals_failed);
-    counter(o, "etcd_server_slow_read_indexes_total", "Read indexes that took over a second.", c.read_indexes_slow);
-    counter(o, "etcd_server_read_indexes_failed_total", "Read indexes that failed.", c.read_indexes_failed);
-    gauge(o, "etcd_server_quota_backend_bytes", "Quota of the database.", node.config().quota().map_or(-1, signed));
-    labelled(o, "etcd_server_version", "Version of this server.", "server_version", norn_node::SERVER_VERSION);
+    counter(
+        o,
+        "etcd_server_slow_read_indexes_total",
+        "Read indexes that took over a second.",
+        c.read_indexes_slow,
+    );
+    counter(
+        o,
+        "etcd_server_read_indexes_failed_total",
+        "Read indexes that failed.",
+        c.read_indexes_failed,
+    );
+    gauge(
+        o,
+        "etcd_server_quota_backend_bytes",
+        "Quota of the database.",
+        node.config().quota().map_or(-1, signed),
+    );
+    labelled(
+        o,
+        "etcd_server_version",
+        "Version of this server.",
+        "server_version",
+        norn_node::SERVER_VERSION,
+    );
     labelled(o, "etcd_server_id", "Id of this member.", "server_id", &format!("{:x}", node.id()));
     if let Some(version) = node.cluster_version() {
         let short = version.rsplit_once('.').map_or(version, |(short, _)| short);
         labelled(o, "etcd_cluster_version", "Version of the cluster.", "cluster_version", short);
     }
     let (db_bytes, used_bytes) = node.db_bytes();
-    gauge(o, "etcd_mvcc_db_total_size_in_bytes", "Bytes of the database on disk.", signed(db_bytes));
-    gauge(o, "etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use.", signed(used_bytes));
+    gauge(
+        o,
+        "etcd_mvcc_db_total_size_in_bytes",
+        "Bytes of the database on disk.",
+        signed(db_bytes),
+    );
+    gauge(
+        o,
+        "etcd_mvcc_db_total_size_in_use_in_bytes",
+        "Bytes of the database in use.",
+        signed(used_bytes),
+    );
     counter(o, "etcd_mvcc_range_total", "Ranges served.", c.ranges);
     counter(o, "etcd_mvcc_put_total", "Puts applied.", c.puts);
     counter(o, "etcd_mvcc_delete_total", "Deletes applied.", c.deletes);
     counter(o, "etcd_mvcc_txn_total", "Transactions applied.", c.txns);
     let store = node.store();
-    gauge(o, "etcd_debugging_mvcc_keys_total", "Live keys.", signed(store.index().live_count() as u64));
+    gauge(
+        o,
+        "etcd_debugging_mvcc_keys_total",
+        "Live keys.",
+        signed(store.index().live_count() as u64),
+    );
     gauge(o, "etcd_debugging_mvcc_current_revision", "Current revision.", store.current());
     gauge(o, "etcd_debugging_mvcc_compact_revision", "Compacted revision.", store.compacted());
     let watchers = node.watchers();
-    gauge(o, "etcd_debugging_mvcc_watch_stream_total", "Watch streams.", signed(watchers.stream_count() as u64));
-    gauge(o, "etcd_debugging_mvcc_watcher_total", "Watchers.", signed(watchers.watcher_count() as u64));
-    gauge(o, "etcd_debugging_mvcc_slow_watcher_total", "Watchers reading history.", signed(watchers.catching_up_count() as u64));
+    gauge(
+        o,
+        "etcd_debugging_mvcc_watch_stream_total",
+        "Watch streams.",
+        signed(watchers.stream_count() as u64),
+    );
+    gauge(
+        o,
+        "etcd_debugging_mvcc_watcher_total",
+        "Watchers.",
+        signed(watchers.watcher_count() as u64),
+    );
+    gauge(
+        o,
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "Watchers reading history.",
+        signed(watchers.catching_up_count() as u64),
+    );
     counter(o, "etcd_debugging_mvcc_events_total", "Events sent.", watchers.event_count());
     counter(o, "etcd_debugging_lease_granted_total", "Leases granted.", c.leases_granted);
     counter(o, "etcd_debugging_lease_revoked_total", "Leases revoked.", c.leases_revoked);
     counter(o, "etcd_debugging_lease_renewed_total", "Leases renewed.", c.leases_renewed);
-    counter(o, "etcd_debugging_server_lease_expired_total", "Leases that ran out.", c.leases_expired);
-    disk.log_sync.write(o, "etcd_disk_wal_fsync_duration_seconds", "Duration of syncs of the write-ahead log.");
+    counter(
+        o,
+        "etcd_debugging_server_lease_expired_total",
+        "Leases that ran out.",
+        c.leases_expired,
+    );
+    disk.log_sync.write(
+        o,
+        "etcd_disk_wal_fsync_duration_seconds",
+        "Duration of syncs of the write-ahead log.",
+    );
     disk.log_write.write(o, "etcd_disk_wal_write_duration_seconds", "Duration of writes.");
-    disk.bulk_sync.write(o, "etcd_disk_backend_commit_duration_seconds", "Duration of syncs of the revision log.");
-    gauge(o, "etcd_disk_wal_write_bytes_total", "Bytes written.", signed(disk.written_bytes.load(Ordering::Relaxed)));
-    counter(o, "etcd_network_client_grpc_sent_bytes_total", "Bytes sent to clients.", grpc.sent_bytes);
-    counter(o, "etcd_network_client_grpc_received_bytes_total", "Bytes received from clients.", grpc.received_bytes);
+    disk.bulk_sync.write(
+        o,
+        "etcd_disk_backend_commit_duration_seconds",
+        "Duration of syncs of the revision log.",
+    );
+    gauge(
+        o,
+        "etcd_disk_wal_write_bytes_total",
+        "Bytes written.",
+        signed(disk.written_bytes.load(Ordering::Relaxed)),
+    );
+    counter(
+        o,
+        "etcd_network_client_grpc_sent_bytes_total",
+        "Bytes sent to clients.",
+        grpc.sent_bytes,
+    );
+    counter(
+        o,
+        "etcd_network_client_grpc_received_bytes_total",
+        "Bytes received from clients.",
+        grpc.received_bytes,
+    );
     grpc_page(o, grpc);
     process_page(o);
     out
 }
 
 fn grpc_page(o: &mut String, grpc: &GrpcMetrics) {
-    let _ = writeln!(o, "# HELP grpc_server_started_total Calls started.\n# TYPE grpc_server_started_total counter");
+    let _ = writeln!(
+        o,
+        "# HELP grpc_server_started_total Calls started.\n# TYPE grpc_server_started_total counter"
+    );
     for ((kind, service, method), count) in &grpc.started {
         let _ = writeln!(
             o,
             "grpc_server_started_total{{grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"}} {count}"
         );
     }
-    let _ = writeln!(o, "# HELP grpc_server_handled_total Calls ended.\n# TYPE grpc_server_handled_total counter");
+    let _ = writeln!(
+        o,
+        "# HELP grpc_server_handled_total Calls ended.\n# TYPE grpc_server_handled_total counter"
+    );
     for ((kind, service, method, code), count) in &grpc.handled {
         let _ = writeln!(
             o,

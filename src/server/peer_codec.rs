@@ -129,10 +129,10 @@ impl Decoder {
         self.buffer.extend_from_slice(data);
     }
 
-    pub fn next(&mut self) -> Result<Option<Message>, BadStream> {
+    pub fn next_message(&mut self) -> Result<Option<Message>, BadStream> {
         loop {
             let step = match self.kind {
-                StreamKind::Message => self.next_message(0)?,
+                StreamKind::Message => self.next_whole(0)?,
                 StreamKind::MsgApp => match self.buffer.first() {
                     None => return Ok(None),
                     Some(0) => {
@@ -141,7 +141,7 @@ impl Decoder {
                     }
                     Some(1) => self.next_append()?,
                     Some(2) => {
-                        let step = self.next_message(1)?;
+                        let step = self.next_whole(1)?;
                         if let Some(message) = &step {
                             self.at = position_after(message);
                         }
@@ -157,7 +157,7 @@ impl Decoder {
         }
     }
 
-    fn next_message(&mut self, skip: usize) -> Result<Option<Message>, BadStream> {
+    fn next_whole(&mut self, skip: usize) -> Result<Option<Message>, BadStream> {
         let Some(len) = peek_u64(&self.buffer, skip) else { return Ok(None) };
         let len = checked(len)?;
         if self.buffer.len() < skip + 8 + len {
@@ -280,7 +280,7 @@ mod tests {
                 let mut got = Vec::new();
                 for piece in wire.chunks(step) {
                     decoder.push(piece);
-                    while let Some(message) = decoder.next().unwrap() {
+                    while let Some(message) = decoder.next_message().unwrap() {
                         got.push(message);
                     }
                 }
@@ -293,12 +293,12 @@ mod tests {
     fn lengths_are_not_believed() {
         let mut decoder = Decoder::new(StreamKind::Message, 1, 2);
         decoder.push(&[0xff; 8]);
-        assert!(decoder.next().is_err());
+        assert!(decoder.next_message().is_err());
         let mut decoder = Decoder::new(StreamKind::MsgApp, 1, 2);
         decoder.push(&[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
-        assert!(decoder.next().is_err());
+        assert!(decoder.next_message().is_err());
         let mut decoder = Decoder::new(StreamKind::MsgApp, 1, 2);
         decoder.push(&[9]);
-        assert!(decoder.next().is_err());
+        assert!(decoder.next_message().is_err());
     }
 }

@@ -225,7 +225,8 @@ async fn snapshot(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body>
         }
         Err(error) => {
             let text = error.to_string();
-            core.log.warn("failed to save incoming database snapshot", &[("error", (&text).into())]);
+            core.log
+                .warn("failed to save incoming database snapshot", &[("error", (&text).into())]);
             page(500, PLAIN, format!("failed to save KV snapshot: {text}\n"))
         }
     }
@@ -282,9 +283,8 @@ async fn lease_internal(core: &Rc<Core>, request: Request<Incoming>) -> Response
         Ok(body) => body,
         Err(status) => return page(status, PLAIN, "error reading body\n"),
     };
-    let Some(inner) = leasepb::LeaseInternalRequest::decode(body)
-        .ok()
-        .and_then(|r| r.lease_time_to_live_request)
+    let Some(inner) =
+        leasepb::LeaseInternalRequest::decode(body).ok().and_then(|r| r.lease_time_to_live_request)
     else {
         return page(400, PLAIN, "error unmarshalling request\n");
     };

@@ -72,15 +72,15 @@ async fn bind_all(urls: &[String]) -> Result<Vec<TcpListener>, String> {
 
 async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
     let started = Instant::now();
-    log.info("configuring peer listeners", &[(
-        "listen-peer-urls",
-        config.listen_peer_urls.as_slice().into(),
-    )]);
+    log.info(
+        "configuring peer listeners",
+        &[("listen-peer-urls", config.listen_peer_urls.as_slice().into())],
+    );
     let peer_listeners = bind_all(&config.listen_peer_urls).await?;
-    log.info("configuring client listeners", &[(
-        "listen-client-urls",
-        config.listen_client_urls.as_slice().into(),
-    )]);
+    log.info(
+        "configuring client listeners",
+        &[("listen-client-urls", config.listen_client_urls.as_slice().into())],
+    );
     let client_listeners = bind_all(&config.listen_client_urls).await?;
     let http_listeners = bind_all(&config.listen_client_http_urls).await?;
     let metrics_listeners = bind_all(&config.listen_metrics_urls).await?;
@@ -100,10 +100,13 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
     let wal_dir = FileName::new("member/wal");
     let is_initialized = Wal::exists(&reader, &wal_dir).map_err(|error| error.to_string())?;
     if is_initialized {
-        log.info("server has already been initialized", &[
-            ("data-dir", config.data_dir.to_string_lossy().as_ref().into()),
-            ("dir-type", "member".into()),
-        ]);
+        log.info(
+            "server has already been initialized",
+            &[
+                ("data-dir", config.data_dir.to_string_lossy().as_ref().into()),
+                ("dir-type", "member".into()),
+            ],
+        );
     } else {
         log.info("Initialize and start etcd server", &[]);
     }
@@ -121,11 +124,14 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
     let now = Time::from_ms(1);
     let node = Node::open(&mut disk, reader, node_config, now).map_err(|e| e.to_string())?;
     let text = if is_initialized { "restarting local member" } else { "starting local member" };
-    log.info(text, &[
-        ("local-member-id", format!("{:x}", node.id()).as_str().into()),
-        ("cluster-id", format!("{:x}", node.cluster_id()).as_str().into()),
-        ("commit-index", Value::Number(node.raft().committed().0.cast_signed())),
-    ]);
+    log.info(
+        text,
+        &[
+            ("local-member-id", format!("{:x}", node.id()).as_str().into()),
+            ("cluster-id", format!("{:x}", node.cluster_id()).as_str().into()),
+            ("commit-index", Value::Number(node.raft().committed().0.cast_signed())),
+        ],
+    );
     let transport = Transport::new(config.advertise_peer_urls.clone());
     transport.set_identity(node.id(), node.cluster_id(), &remotes);
     let core = Core::new(
@@ -151,14 +157,17 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
     };
     accept(peer_listeners, Serves::Peers);
     accept(metrics_listeners, Serves::HttpOnly);
-    log.info("now serving peer/client/metrics", &[
-        ("local-member-id", format!("{:x}", core.transport.id()).as_str().into()),
-        ("initial-advertise-peer-urls", config.advertise_peer_urls.as_slice().into()),
-        ("listen-peer-urls", config.listen_peer_urls.as_slice().into()),
-        ("advertise-client-urls", config.advertise_client_urls.as_slice().into()),
-        ("listen-client-urls", config.listen_client_urls.as_slice().into()),
-        ("listen-metrics-urls", config.listen_metrics_urls.as_slice().into()),
-    ]);
+    log.info(
+        "now serving peer/client/metrics",
+        &[
+            ("local-member-id", format!("{:x}", core.transport.id()).as_str().into()),
+            ("initial-advertise-peer-urls", config.advertise_peer_urls.as_slice().into()),
+            ("listen-peer-urls", config.listen_peer_urls.as_slice().into()),
+            ("advertise-client-urls", config.advertise_client_urls.as_slice().into()),
+            ("listen-client-urls", config.listen_client_urls.as_slice().into()),
+            ("listen-metrics-urls", config.listen_metrics_urls.as_slice().into()),
+        ],
+    );
 
     let mut phase = core.phase();
     let reached = phase.wait_for(|phase| *phase != Phase::Starting).await;
@@ -179,7 +188,10 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
     for _ in &addresses {
         log.info("ready to serve client requests", &[]);
     }
-    log.info("grpc service status changed", &[("service", "".into()), ("status", "SERVING".into())]);
+    log.info(
+        "grpc service status changed",
+        &[("service", "".into()), ("status", "SERVING".into())],
+    );
     for address in &addresses {
         let fields = [("traffic", traffic.into()), ("address", address.into())];
         log.info("serving client traffic insecurely; this is strongly discouraged!", &fields);
@@ -253,10 +265,10 @@ async fn leave(core: &Rc<Core>, stop: &watch::Sender<bool>, config: &ServerConfi
         };
         match tokio::time::timeout(HAND_OVER, handed_over).await {
             Ok(()) => log.info("leadership transfer finished", &[]),
-            Err(_) => log.warn("leadership transfer failed", &[(
-                "error",
-                "etcdserver: unhealthy cluster".into(),
-            )]),
+            Err(_) => log.warn(
+                "leadership transfer failed",
+                &[("error", "etcdserver: unhealthy cluster".into())],
+            ),
         }
     }
     tokio::time::sleep(LINGER).await;
@@ -273,24 +285,27 @@ fn notify_systemd() {
 }
 
 fn log_start(config: &ServerConfig, log: &Log, is_initialized: bool) {
-    log.info("starting an etcd server", &[
-        ("etcd-version", SERVER_VERSION.into()),
-        ("git-sha", "norn".into()),
-        ("go-version", "none".into()),
-        ("go-os", std::env::consts::OS.into()),
-        ("go-arch", crate::go_arch().into()),
-        ("member-initialized", is_initialized.into()),
-        ("name", (&config.name).into()),
-        ("data-dir", config.data_dir.to_string_lossy().as_ref().into()),
-        ("initial-advertise-peer-urls", config.advertise_peer_urls.as_slice().into()),
-        ("listen-peer-urls", config.listen_peer_urls.as_slice().into()),
-        ("advertise-client-urls", config.advertise_client_urls.as_slice().into()),
-        ("listen-client-urls", config.listen_client_urls.as_slice().into()),
-        ("initial-cluster", (&config.initial_cluster_text).into()),
-        ("initial-cluster-token", (&config.token).into()),
-        ("quota-backend-bytes", Value::Number(config.quota_bytes)),
-        ("pre-vote", config.pre_vote.into()),
-    ]);
+    log.info(
+        "starting an etcd server",
+        &[
+            ("etcd-version", SERVER_VERSION.into()),
+            ("git-sha", "norn".into()),
+            ("go-version", "none".into()),
+            ("go-os", std::env::consts::OS.into()),
+            ("go-arch", crate::go_arch().into()),
+            ("member-initialized", is_initialized.into()),
+            ("name", (&config.name).into()),
+            ("data-dir", config.data_dir.to_string_lossy().as_ref().into()),
+            ("initial-advertise-peer-urls", config.advertise_peer_urls.as_slice().into()),
+            ("listen-peer-urls", config.listen_peer_urls.as_slice().into()),
+            ("advertise-client-urls", config.advertise_client_urls.as_slice().into()),
+            ("listen-client-urls", config.listen_client_urls.as_slice().into()),
+            ("initial-cluster", (&config.initial_cluster_text).into()),
+            ("initial-cluster-token", (&config.token).into()),
+            ("quota-backend-bytes", Value::Number(config.quota_bytes)),
+            ("pre-vote", config.pre_vote.into()),
+        ],
+    );
 }
 
 fn node_config(config: &ServerConfig, start: Start, started: Instant) -> Config {
@@ -414,12 +429,8 @@ async fn join(config: &ServerConfig) -> Result<(Start, Vec<Member>), String> {
             .into());
     };
     if members.len() != config.initial_cluster.len() {
-        return Err(
-            "error validating peerURLs {ClusterID:x}: member count is unequal".replace(
-                "ClusterID:x",
-                &format!("ClusterID:{cluster_id:x}"),
-            ),
-        );
+        return Err("error validating peerURLs {ClusterID:x}: member count is unequal"
+            .replace("ClusterID:x", &format!("ClusterID:{cluster_id:x}")));
     }
     for member in &members {
         if !config.initial_cluster.values().any(|urls| *urls == sorted(&member.peer_urls)) {

@@ -54,7 +54,7 @@ async fn read_watch(core: &Rc<Core>, mut body: Incoming, stream: norn_node::Stre
         let Ok(data) = frame.into_data() else { continue };
         frames.push(data);
         loop {
-            match frames.next() {
+            match frames.next_message() {
                 Ok(Some(body)) => core.input(Input::WatchRequest { stream, body }),
                 Ok(None) => break,
                 Err(status) => return core.end_watch(stream, status.trailers()),
@@ -101,7 +101,7 @@ async fn keep_alives(
         let frame = frame.map_err(|error| Status::new(Code::Canceled, error.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
         frames.push(data);
-        while let Some(message) = frames.next()? {
+        while let Some(message) = frames.next_message()? {
             let reply = renew(core, message).await?;
             if parts.send(Part::Message(framed(&reply))).await.is_err() {
                 return Ok(());
@@ -141,7 +141,8 @@ pub async fn time_to_live(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Stat
     };
     let not_found = || {
         let ttl = -1;
-        let reply = pb::LeaseTimeToLiveResponse { header: Some(header), id, ttl, ..Default::default() };
+        let reply =
+            pb::LeaseTimeToLiveResponse { header: Some(header), id, ttl, ..Default::default() };
         Bytes::from(reply.encode_to_vec())
     };
     let call = (Method::LeaseTimeToLive, message);

@@ -392,9 +392,10 @@ impl Reader {
             let Some(frame) = frame else { return Ok(()) };
             let Ok(data) = frame?.into_data() else { continue };
             decoder.push(&data);
-            while let Some(message) = decoder.next().map_err(|bad| bad.0)? {
+            while let Some(message) = decoder.next_message().map_err(|bad| bad.0)? {
                 // A stream speaks for one member only, and to this one.
-                if message.from == NodeId(self.peer) || message.kind == MessageKind::Prop
+                if message.from == NodeId(self.peer)
+                    || message.kind == MessageKind::Prop
                     || message.kind == MessageKind::ReadIndex
                 {
                     live.reader.core.input(Input::Peer(message));

@@ -6,24 +6,14 @@ use norn_raft::{Config, Entry, Index, Message, MessageKind, Term};
 use sim::{Sim, id, plain};
 
 fn follower() -> Sim {
-    Sim::of(
-        5,
-        Config {
-            async_storage_writes: true,
-            ..plain()
-        },
-    )
+    Sim::of(5, Config { async_storage_writes: true, ..plain() })
 }
 
 /// Steps an append from `from` into host 3: after (`prev`, `prev_term`), entries of the given terms.
 fn append(sim: &mut Sim, from: u64, term: u64, prev: (u64, u64), terms: &[u64]) {
     let entries = (prev.0 + 1..)
         .zip(terms)
-        .map(|(index, &term)| Entry {
-            index: Index(index),
-            term: Term(term),
-            ..Entry::default()
-        })
+        .map(|(index, &term)| Entry { index: Index(index), term: Term(term), ..Entry::default() })
         .collect();
     let message = Message {
         kind: MessageKind::App,
@@ -42,11 +32,7 @@ fn append(sim: &mut Sim, from: u64, term: u64, prev: (u64, u64), terms: &[u64]) 
 /// Index and term of each entry in the write order at `position`.
 fn written(sim: &mut Sim, position: usize) -> Vec<(u64, u64)> {
     let order = &sim.host(3).append_work[position];
-    order
-        .entries
-        .iter()
-        .map(|entry| (entry.index.0, entry.term.0))
-        .collect()
+    order.entries.iter().map(|entry| (entry.index.0, entry.term.0)).collect()
 }
 
 #[test]
@@ -74,16 +60,8 @@ fn the_end_of_an_overwritten_write_does_not_vouch_for_its_double() {
     //    else, is still to come.
     sim.append_thread(3);
     sim.append_thread(3);
-    assert_eq!(
-        sim.raw(3).storage().term(Index(2)),
-        Ok(Term(3)),
-        "the second write is on disk"
-    );
-    assert_eq!(
-        sim.raw(3).term_at(Index(2)),
-        Some(Term(2)),
-        "and the log must not show it"
-    );
+    assert_eq!(sim.raw(3).storage().term(Index(2)), Ok(Term(3)), "the second write is on disk");
+    assert_eq!(sim.raw(3).term_at(Index(2)), Some(Term(2)), "and the log must not show it");
     sim.append_thread(3);
     assert_eq!(sim.terms(3), [2, 4]);
     assert_eq!(sim.raw(3).storage().term(Index(2)), Ok(Term(2)));

@@ -61,26 +61,19 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 fn settings() -> impl Strategy<Value = Config> {
-    (
-        any::<[bool; 4]>(),
-        any::<u64>(),
-        1..4usize,
-        prop::sample::select(vec![0, 40, 1 << 20]),
-    )
-        .prop_map(
-            |([check_quorum, pre_vote, is_async, step_down], seed, inflight, bytes)| Config {
-                check_quorum,
-                pre_vote,
-                async_storage_writes: is_async,
-                step_down_on_removal: step_down,
-                seed: seed >> 8,
-                inflight_messages_max: inflight,
-                message_bytes_max: bytes,
-                committed_bytes_max: bytes.max(1),
-                election_ticks: 5,
-                ..plain()
-            },
-        )
+    (any::<[bool; 4]>(), any::<u64>(), 1..4usize, prop::sample::select(vec![0, 40, 1 << 20]))
+        .prop_map(|([check_quorum, pre_vote, is_async, step_down], seed, inflight, bytes)| Config {
+            check_quorum,
+            pre_vote,
+            async_storage_writes: is_async,
+            step_down_on_removal: step_down,
+            seed: seed >> 8,
+            inflight_messages_max: inflight,
+            message_bytes_max: bytes,
+            committed_bytes_max: bytes.max(1),
+            election_ticks: 5,
+            ..plain()
+        })
 }
 
 fn run(settings: Config, ops: Vec<Op>) {
@@ -122,11 +115,7 @@ fn run(settings: Config, ops: Vec<Op>) {
                     ConfChangeKind::AddLearnerNode,
                 ][usize::from(kind)];
                 let node_id = NodeId(member);
-                let change = ConfChange {
-                    kind,
-                    node_id,
-                    ..ConfChange::default()
-                };
+                let change = ConfChange { kind, node_id, ..ConfChange::default() };
                 let _ = sim.raw(n).propose_conf_change(change);
             }
             Op::Settle => {
@@ -162,10 +151,7 @@ fn make_progress(sim: &mut Sim) {
             }
         }
         sim.settle(&all);
-        let leader = all
-            .iter()
-            .copied()
-            .find(|&n| sim.hosts[n as usize - 1].raw.is_leader());
+        let leader = all.iter().copied().find(|&n| sim.hosts[n as usize - 1].raw.is_leader());
         let Some(leader) = leader else { continue };
         let text = format!("progress {round}");
         if sim.propose(leader, &text) {

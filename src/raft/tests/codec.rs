@@ -10,73 +10,33 @@ use proptest::prelude::*;
 
 #[test]
 fn golden_bytes() {
-    let entry = Entry {
-        term: Term(2),
-        index: Index(300),
-        ..Entry::default()
-    };
-    assert_eq!(
-        codec::encode_entry(&entry)[..],
-        [0x08, 0, 0x10, 2, 0x18, 0xac, 2]
-    );
-    let entry = Entry {
-        kind: EntryKind::ConfChange,
-        data: Bytes::from_static(b"ab"),
-        ..entry
-    };
+    let entry = Entry { term: Term(2), index: Index(300), ..Entry::default() };
+    assert_eq!(codec::encode_entry(&entry)[..], [0x08, 0, 0x10, 2, 0x18, 0xac, 2]);
+    let entry = Entry { kind: EntryKind::ConfChange, data: Bytes::from_static(b"ab"), ..entry };
     assert_eq!(
         codec::encode_entry(&entry)[..],
         [0x08, 1, 0x10, 2, 0x18, 0xac, 2, 0x22, 2, b'a', b'b']
     );
-    let keep_alive = Message {
-        kind: MessageKind::Heartbeat,
-        ..Message::default()
-    };
+    let keep_alive = Message { kind: MessageKind::Heartbeat, ..Message::default() };
     assert_eq!(
         codec::encode_message(&keep_alive)[..],
-        [
-            8, 8, 0x10, 0, 0x18, 0, 0x20, 0, 0x28, 0, 0x30, 0, 0x40, 0, 0x50, 0, 0x58, 0, 0x68, 0
-        ]
+        [8, 8, 0x10, 0, 0x18, 0, 0x20, 0, 0x28, 0, 0x30, 0, 0x40, 0, 0x50, 0, 0x58, 0, 0x68, 0]
     );
     // etcd 3.7 leaves out what was never set.
-    assert_eq!(
-        codec::decode_message(Bytes::from_static(&[8, 8])).unwrap(),
-        keep_alive
-    );
-    let hard = HardState {
-        term: Term(1),
-        vote: NodeId(2),
-        commit: Index(0),
-    };
-    assert_eq!(
-        codec::encode_hard_state(&hard)[..],
-        [0x08, 1, 0x10, 2, 0x18, 0]
-    );
+    assert_eq!(codec::decode_message(Bytes::from_static(&[8, 8])).unwrap(), keep_alive);
+    let hard = HardState { term: Term(1), vote: NodeId(2), commit: Index(0) };
+    assert_eq!(codec::encode_hard_state(&hard)[..], [0x08, 1, 0x10, 2, 0x18, 0]);
     let state = ConfState {
         voters: vec![NodeId(1), NodeId(2)],
         learners: vec![NodeId(3)],
         ..ConfState::default()
     };
-    assert_eq!(
-        codec::encode_conf_state(&state)[..],
-        [0x08, 1, 0x08, 2, 0x10, 3, 0x28, 0]
-    );
+    assert_eq!(codec::encode_conf_state(&state)[..], [0x08, 1, 0x08, 2, 0x10, 3, 0x28, 0]);
     let packed = Bytes::from_static(&[0x0a, 2, 1, 2, 0x12, 1, 3]);
     assert_eq!(codec::decode_conf_state(packed).unwrap(), state);
-    let change = ConfChange {
-        id: 7,
-        node_id: NodeId(9),
-        ..ConfChange::default()
-    };
-    assert_eq!(
-        codec::encode_conf_change(&change)[..],
-        [0x08, 7, 0x10, 0, 0x18, 9]
-    );
-    let snapshot = Snapshot {
-        index: Index(4),
-        term: Term(3),
-        ..Snapshot::default()
-    };
+    let change = ConfChange { id: 7, node_id: NodeId(9), ..ConfChange::default() };
+    assert_eq!(codec::encode_conf_change(&change)[..], [0x08, 7, 0x10, 0, 0x18, 9]);
+    let snapshot = Snapshot { index: Index(4), term: Term(3), ..Snapshot::default() };
     assert_eq!(
         codec::encode_snapshot(&snapshot)[..],
         [0x12, 8, 0x0a, 2, 0x28, 0, 0x10, 4, 0x18, 3]
@@ -87,40 +47,21 @@ fn golden_bytes() {
 fn bad_input_is_refused() {
     let decode = |bytes: &'static [u8]| codec::decode_message(Bytes::from_static(bytes));
     assert_eq!(decode(&[0x08]), Err(CodecError::Truncated));
-    assert_eq!(
-        decode(&[0x08, 99]),
-        Err(CodecError::Enum {
-            field: "message type",
-            value: 99
-        })
-    );
+    assert_eq!(decode(&[0x08, 99]), Err(CodecError::Enum { field: "message type", value: 99 }));
     // A length far beyond the input, before anything is allocated for it.
-    assert_eq!(
-        decode(&[0x62, 0xff, 0xff, 0xff, 0xff, 0x0f]),
-        Err(CodecError::Truncated)
-    );
+    assert_eq!(decode(&[0x62, 0xff, 0xff, 0xff, 0xff, 0x0f]), Err(CodecError::Truncated));
     assert_eq!(decode(&[0x3a, 5, 8]), Err(CodecError::Truncated));
-    let eleven = [
-        0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
-    ];
-    assert_eq!(
-        codec::decode_message(Bytes::copy_from_slice(&eleven)),
-        Err(CodecError::Varint)
-    );
+    let eleven = [0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    assert_eq!(codec::decode_message(Bytes::copy_from_slice(&eleven)), Err(CodecError::Varint));
     assert!(matches!(decode(&[0x0b]), Err(CodecError::Tag(_))));
     // An unknown field of every wire type is skipped.
     assert!(
-        decode(&[
-            0xa0, 1, 5, 0xa2, 1, 1, 0, 0xa5, 1, 0, 0, 0, 0, 0xa1, 1, 0, 0, 0, 0, 0, 0, 0, 0
-        ])
-        .is_ok()
+        decode(&[0xa0, 1, 5, 0xa2, 1, 1, 0, 0xa5, 1, 0, 0, 0, 0, 0xa1, 1, 0, 0, 0, 0, 0, 0, 0, 0])
+            .is_ok()
     );
     let mut nested = Message::default();
     for _ in 0..10 {
-        nested = Message {
-            responses: vec![nested],
-            ..Message::default()
-        };
+        nested = Message { responses: vec![nested], ..Message::default() };
     }
     let bytes = codec::encode_message(&nested);
     assert_eq!(codec::decode_message(bytes), Err(CodecError::Depth));
@@ -148,18 +89,9 @@ fn nodes() -> impl Strategy<Value = Vec<NodeId>> {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    let kinds = vec![
-        EntryKind::Normal,
-        EntryKind::ConfChange,
-        EntryKind::ConfChangeV2,
-    ];
+    let kinds = vec![EntryKind::Normal, EntryKind::ConfChange, EntryKind::ConfChangeV2];
     (prop::sample::select(kinds), number(), number(), bytes()).prop_map(
-        |(kind, term, index, data)| Entry {
-            kind,
-            term: Term(term),
-            index: Index(index),
-            data,
-        },
+        |(kind, term, index, data)| Entry { kind, term: Term(term), index: Index(index), data },
     )
 }
 
@@ -177,56 +109,38 @@ fn conf_state() -> impl Strategy<Value = ConfState> {
 
 fn snapshot() -> impl Strategy<Value = Snapshot> {
     (bytes(), number(), 1..u64::MAX, conf_state()).prop_map(|(data, term, index, conf_state)| {
-        Snapshot {
-            data,
-            index: Index(index),
-            term: Term(term),
-            conf_state,
-        }
+        Snapshot { data, index: Index(index), term: Term(term), conf_state }
     })
 }
 
 fn message() -> impl Strategy<Value = Message> {
     let flat = (
         prop::sample::select(MessageKind::ALL.to_vec()),
-        [
-            number(),
-            number(),
-            number(),
-            number(),
-            number(),
-            number(),
-            number(),
-            number(),
-        ],
+        [number(), number(), number(), number(), number(), number(), number(), number()],
         prop::collection::vec(entry(), 0..4),
         prop::option::of(snapshot()),
         any::<bool>(),
         bytes(),
     )
-        .prop_map(
-            |(kind, numbers, entries, snapshot, reject, context)| Message {
-                kind,
-                to: NodeId(numbers[0]),
-                from: NodeId(numbers[1]),
-                term: Term(numbers[2]),
-                log_term: Term(numbers[3]),
-                index: Index(numbers[4]),
-                entries,
-                commit: Index(numbers[5]),
-                snapshot: snapshot.map(Box::new),
-                vote: NodeId(numbers[6]),
-                reject,
-                reject_hint: Index(numbers[7]),
-                context,
-                responses: Vec::new(),
-            },
-        )
+        .prop_map(|(kind, numbers, entries, snapshot, reject, context)| Message {
+            kind,
+            to: NodeId(numbers[0]),
+            from: NodeId(numbers[1]),
+            term: Term(numbers[2]),
+            log_term: Term(numbers[3]),
+            index: Index(numbers[4]),
+            entries,
+            commit: Index(numbers[5]),
+            snapshot: snapshot.map(Box::new),
+            vote: NodeId(numbers[6]),
+            reject,
+            reject_hint: Index(numbers[7]),
+            context,
+            responses: Vec::new(),
+        })
         .boxed();
-    (flat.clone(), prop::collection::vec(flat, 0..3)).prop_map(|(message, responses)| Message {
-        responses,
-        ..message
-    })
+    (flat.clone(), prop::collection::vec(flat, 0..3))
+        .prop_map(|(message, responses)| Message { responses, ..message })
 }
 
 proptest! {

@@ -9,10 +9,7 @@ use proptest::prelude::*;
 /// Tries every index: the highest that more than half have reached.
 fn dumb_committed(voters: &[NodeId], acked: &BTreeMap<NodeId, Index>) -> Index {
     let reached = |index| {
-        voters
-            .iter()
-            .filter(|id| acked.get(id).copied().unwrap_or_default() >= index)
-            .count()
+        voters.iter().filter(|id| acked.get(id).copied().unwrap_or_default() >= index).count()
     };
     let agreed = |index: &Index| reached(*index) * 2 > voters.len();
     if voters.is_empty() {
@@ -26,10 +23,7 @@ fn dumb_vote(voters: &[NodeId], votes: &BTreeMap<NodeId, bool>) -> VoteResult {
     let missing: Vec<_> = voters.iter().filter(|id| !votes.contains_key(id)).collect();
     let mut outcomes = Vec::new();
     for ballot in 0..1u32 << missing.len() {
-        let yes = voters
-            .iter()
-            .filter(|id| votes.get(id) == Some(&true))
-            .count()
+        let yes = voters.iter().filter(|id| votes.get(id) == Some(&true)).count()
             + ballot.count_ones() as usize;
         outcomes.push(voters.is_empty() || yes * 2 > voters.len());
     }

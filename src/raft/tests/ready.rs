@@ -9,35 +9,21 @@ use norn_raft::{
 use sim::{Sim, id, plain};
 
 fn message(kind: MessageKind, from: u64, to: u64, term: u64) -> Message {
-    Message {
-        kind,
-        from: id(from),
-        to: id(to),
-        term: Term(term),
-        ..Message::default()
-    }
+    Message { kind, from: id(from), to: id(to), term: Term(term), ..Message::default() }
 }
 
 #[test]
 fn a_vote_alone_must_be_synced_and_a_commit_index_alone_need_not() {
     let mut sim = Sim::of(3, plain());
     // 2 learns of term 5 without voting.
-    sim.raw(2)
-        .step(message(MessageKind::Heartbeat, 1, 2, 5))
-        .unwrap();
+    sim.raw(2).step(message(MessageKind::Heartbeat, 1, 2, 5)).unwrap();
     let ready = sim.raw(2).ready();
     assert!(ready.must_sync, "the term has changed");
     sim.raw(2).advance();
     sim.raw(2).forget_leader();
     let (index, log_term) = (Index(1), Term(1));
     let request = message(MessageKind::Vote, 3, 2, 5);
-    sim.raw(2)
-        .step(Message {
-            index,
-            log_term,
-            ..request
-        })
-        .unwrap();
+    sim.raw(2).step(Message { index, log_term, ..request }).unwrap();
     let ready = sim.raw(2).ready();
     assert_eq!(ready.hard_state.unwrap().vote, id(3));
     assert!(ready.must_sync, "the vote has changed");
@@ -45,30 +31,12 @@ fn a_vote_alone_must_be_synced_and_a_commit_index_alone_need_not() {
     storage.set_hard_state(ready.hard_state.unwrap());
     sim.raw(2).advance();
 
-    let entry = Entry {
-        index: Index(2),
-        term: Term(5),
-        ..Entry::default()
-    };
-    let append = Message {
-        index,
-        log_term,
-        ..message(MessageKind::App, 3, 2, 5)
-    };
-    sim.raw(2)
-        .step(Message {
-            entries: vec![entry],
-            ..append.clone()
-        })
-        .unwrap();
+    let entry = Entry { index: Index(2), term: Term(5), ..Entry::default() };
+    let append = Message { index, log_term, ..message(MessageKind::App, 3, 2, 5) };
+    sim.raw(2).step(Message { entries: vec![entry], ..append.clone() }).unwrap();
     assert!(sim.raw(2).has_ready());
     sim.work(2);
-    let commit = Message {
-        index: Index(2),
-        log_term: Term(5),
-        commit: Index(2),
-        ..append
-    };
+    let commit = Message { index: Index(2), log_term: Term(5), commit: Index(2), ..append };
     sim.raw(2).step(commit).unwrap();
     let ready = sim.raw(2).ready();
     assert_eq!(ready.hard_state.unwrap().commit, Index(2));
@@ -77,11 +45,7 @@ fn a_vote_alone_must_be_synced_and_a_commit_index_alone_need_not() {
 
 #[test]
 fn the_limit_on_unacknowledged_entries_is_not_passed_by_starting_another_batch() {
-    let settings = Config {
-        async_storage_writes: true,
-        committed_bytes_max: 100,
-        ..plain()
-    };
+    let settings = Config { async_storage_writes: true, committed_bytes_max: 100, ..plain() };
     let mut sim = Sim::of(1, settings);
     assert!(sim.elect(1, &[1]));
     for len in [60, 60, 1] {
@@ -106,18 +70,8 @@ fn a_late_refusal_does_not_disturb_a_follower_that_is_being_fed() {
     assert!(sim.elect(1, &[1, 2, 3]));
     let term = sim.raw(1).term().0;
     let refusal = message(MessageKind::AppResp, 2, 1, term);
-    sim.raw(1)
-        .step(Message {
-            reject: true,
-            index: Index(1),
-            ..refusal
-        })
-        .unwrap();
-    let (_, progress) = sim
-        .raw(1)
-        .progress()
-        .find(|(member, _)| *member == id(2))
-        .unwrap();
+    sim.raw(1).step(Message { reject: true, index: Index(1), ..refusal }).unwrap();
+    let (_, progress) = sim.raw(1).progress().find(|(member, _)| *member == id(2)).unwrap();
     assert_eq!(progress.state, ProgressState::Replicate);
     assert_eq!(progress.next, Index(3));
 }
@@ -138,12 +92,7 @@ fn a_snapshot_is_for_outgoing_voters_too_and_not_for_strangers() {
             conf_state: conf_state.clone(),
         };
         let carrier = message(MessageKind::Snap, 1, 2, 2);
-        sim.raw(2)
-            .step(Message {
-                snapshot: Some(Box::new(snapshot)),
-                ..carrier
-            })
-            .unwrap();
+        sim.raw(2).step(Message { snapshot: Some(Box::new(snapshot)), ..carrier }).unwrap();
         assert_eq!(sim.raw(2).last_index() == Index(9), is_taken);
         assert_eq!(sim.raw(2).conf_state() == conf_state, is_taken);
     }
@@ -157,39 +106,17 @@ fn nonsense_from_the_network_is_refused_or_ignored() {
     let before = sim.raw(2).status();
     // Local kinds, answers of strangers, keep-alives, and appends with a gap.
     assert!(sim.raw(2).step(message(MessageKind::Hup, 1, 2, 0)).is_err());
-    assert!(
-        sim.raw(1)
-            .step(message(MessageKind::AppResp, 9, 1, term))
-            .is_err()
-    );
-    sim.raw(2)
-        .step(message(MessageKind::Heartbeat, 0, 0, 0))
-        .unwrap();
-    let entry = Entry {
-        index: Index(9),
-        term: Term(term),
-        ..Entry::default()
-    };
+    assert!(sim.raw(1).step(message(MessageKind::AppResp, 9, 1, term)).is_err());
+    sim.raw(2).step(message(MessageKind::Heartbeat, 0, 0, 0)).unwrap();
+    let entry = Entry { index: Index(9), term: Term(term), ..Entry::default() };
     let append = message(MessageKind::App, 1, 2, term);
     let (index, log_term) = (Index(2), Term(term));
-    sim.raw(2)
-        .step(Message {
-            index,
-            log_term,
-            entries: vec![entry],
-            ..append
-        })
-        .unwrap();
+    sim.raw(2).step(Message { index, log_term, entries: vec![entry], ..append }).unwrap();
     assert!(!sim.raw(2).has_ready());
     assert_eq!(sim.raw(2).status(), before);
     // An acknowledgement of what we do not have.
     let ack = message(MessageKind::AppResp, 2, 1, term);
-    sim.raw(1)
-        .step(Message {
-            index: Index(99),
-            ..ack
-        })
-        .unwrap();
+    sim.raw(1).step(Message { index: Index(99), ..ack }).unwrap();
     assert_eq!(sim.raw(1).committed(), Index(2));
     assert_eq!(sim.raw(1).leader(), NodeId(1));
 }

@@ -10,11 +10,7 @@ use norn_raft::{
 use sim::{Sim, id, plain};
 
 fn change(kind: ConfChangeKind, n: u64) -> ConfChange {
-    ConfChange {
-        kind,
-        node_id: id(n),
-        ..ConfChange::default()
-    }
+    ConfChange { kind, node_id: id(n), ..ConfChange::default() }
 }
 
 #[test]
@@ -56,11 +52,7 @@ fn section_3_4_a_vote_is_cast_once_per_term_and_survives_a_crash() {
     let to_2 = sim.network.iter().position(|m| m.to == id(2)).unwrap();
     sim.deliver(to_2);
     sim.work(2);
-    let answer = sim
-        .network
-        .iter()
-        .find(|m| m.kind == MessageKind::VoteResp)
-        .unwrap();
+    let answer = sim.network.iter().find(|m| m.kind == MessageKind::VoteResp).unwrap();
     assert!(answer.reject);
 }
 
@@ -99,13 +91,7 @@ fn section_3_6_1_only_a_complete_log_wins() {
 #[test]
 fn section_3_6_2_entries_of_older_terms_are_not_committed_by_counting() {
     // The five servers of figure 3.7, one entry per message.
-    let mut sim = Sim::of(
-        5,
-        Config {
-            message_bytes_max: 0,
-            ..plain()
-        },
-    );
+    let mut sim = Sim::of(5, Config { message_bytes_max: 0, ..plain() });
     let old = Index(2);
     // (a) S1 leads term 2 and gets its entry to S2 only.
     sim.raw(1).campaign();
@@ -155,16 +141,9 @@ fn section_3_6_2_entries_of_older_terms_are_not_committed_by_counting() {
             ..Message::default()
         })
         .unwrap();
-    let matched = sim
-        .raw(1)
-        .progress()
-        .filter(|(_, progress)| progress.matched >= old)
-        .count();
+    let matched = sim.raw(1).progress().filter(|(_, progress)| progress.matched >= old).count();
     assert_eq!(matched, 3, "the old entry is on a majority");
-    assert!(
-        sim.raw(1).committed() < old,
-        "and must not be committed by counting that"
-    );
+    assert!(sim.raw(1).committed() < old, "and must not be committed by counting that");
     // (d) For S5 can still be elected, and overwrite it.
     sim.network.clear();
     for _ in 0..2 {
@@ -187,10 +166,7 @@ fn section_3_10_leadership_moves_to_a_follower_that_lags_after_it_caught_up() {
     assert!(sim.propose(1, "missed by 3"));
     sim.settle(&[1, 2]);
     sim.raw(1).transfer_leader(id(3));
-    assert!(
-        !sim.propose(1, "refused"),
-        "no proposals while handing over"
-    );
+    assert!(!sim.propose(1, "refused"), "no proposals while handing over");
     sim.tick(1, 1);
     sim.settle(&[1, 2, 3]);
     assert!(sim.raw(3).is_leader());
@@ -207,13 +183,7 @@ fn section_3_10_leadership_moves_to_a_follower_that_lags_after_it_caught_up() {
 #[test]
 fn section_3_8_a_crash_loses_nothing_that_was_promised() {
     for async_storage_writes in [false, true] {
-        let mut sim = Sim::of(
-            3,
-            Config {
-                async_storage_writes,
-                ..plain()
-            },
-        );
+        let mut sim = Sim::of(3, Config { async_storage_writes, ..plain() });
         assert!(sim.elect(1, &[1, 2, 3]));
         assert!(sim.propose(1, "kept"));
         sim.settle(&[1, 2, 3]);
@@ -228,22 +198,12 @@ fn section_3_8_a_crash_loses_nothing_that_was_promised() {
 
 #[test]
 fn a_leader_does_not_count_itself_before_its_own_write_is_durable() {
-    let mut sim = Sim::of(
-        1,
-        Config {
-            async_storage_writes: true,
-            ..plain()
-        },
-    );
+    let mut sim = Sim::of(1, Config { async_storage_writes: true, ..plain() });
     assert!(sim.elect(1, &[1]));
     let committed = sim.raw(1).committed();
     assert!(sim.propose(1, "x"));
     sim.work(1);
-    assert_eq!(
-        sim.raw(1).committed(),
-        committed,
-        "committed before it is durable"
-    );
+    assert_eq!(sim.raw(1).committed(), committed, "committed before it is durable");
     sim.append_thread(1);
     assert_eq!(sim.raw(1).committed(), committed.next());
 }
@@ -253,13 +213,9 @@ fn section_4_1_members_are_added_and_removed_one_at_a_time() {
     let mut sim = Sim::new(4, &[1, 2, 3], plain());
     assert!(sim.elect(1, &[1, 2, 3]));
     let all = sim.everyone();
-    sim.raw(1)
-        .propose_conf_change(change(ConfChangeKind::AddNode, 4))
-        .unwrap();
+    sim.raw(1).propose_conf_change(change(ConfChangeKind::AddNode, 4)).unwrap();
     // A second one before the first is applied becomes an empty entry.
-    sim.raw(1)
-        .propose_conf_change(change(ConfChangeKind::RemoveNode, 2))
-        .unwrap();
+    sim.raw(1).propose_conf_change(change(ConfChangeKind::RemoveNode, 2)).unwrap();
     sim.settle(&all);
     let voters = sim.raw(4).conf_state().voters;
     assert_eq!(voters, [1, 2, 3, 4].map(NodeId));
@@ -271,32 +227,21 @@ fn section_4_1_members_are_added_and_removed_one_at_a_time() {
     sim.tick(1, 1);
     sim.settle(&all);
     assert!(sim.raw(1).committed() > before);
-    sim.raw(1)
-        .propose_conf_change(change(ConfChangeKind::RemoveNode, 2))
-        .unwrap();
+    sim.raw(1).propose_conf_change(change(ConfChangeKind::RemoveNode, 2)).unwrap();
     sim.settle(&all);
     assert_eq!(sim.raw(4).conf_state().voters, [1, 3, 4].map(NodeId));
-    assert!(
-        !sim.elect(2, &all),
-        "a removed member that knows it does not campaign"
-    );
+    assert!(!sim.elect(2, &all), "a removed member that knows it does not campaign");
 }
 
 #[test]
 fn section_4_2_1_a_learner_catches_up_without_counting() {
     let mut sim = Sim::new(2, &[1], plain());
     assert!(sim.elect(1, &[1]));
-    sim.raw(1)
-        .propose_conf_change(change(ConfChangeKind::AddLearnerNode, 2))
-        .unwrap();
+    sim.raw(1).propose_conf_change(change(ConfChangeKind::AddLearnerNode, 2)).unwrap();
     sim.settle(&[1]);
     assert!(sim.propose(1, "alone"));
     sim.settle(&[1]);
-    assert_eq!(
-        sim.payloads(1),
-        ["alone"],
-        "a learner does not hold up the commit"
-    );
+    assert_eq!(sim.payloads(1), ["alone"], "a learner does not hold up the commit");
     sim.tick(1, 1);
     sim.settle(&[1, 2]);
     assert!(sim.raw(2).is_learner());
@@ -309,17 +254,9 @@ fn section_4_2_1_a_learner_catches_up_without_counting() {
 #[test]
 fn section_4_2_2_a_removed_leader_leads_on_until_others_know_unless_told_to_step_down() {
     for step_down_on_removal in [false, true] {
-        let mut sim = Sim::of(
-            3,
-            Config {
-                step_down_on_removal,
-                ..plain()
-            },
-        );
+        let mut sim = Sim::of(3, Config { step_down_on_removal, ..plain() });
         assert!(sim.elect(1, &[1, 2, 3]));
-        sim.raw(1)
-            .propose_conf_change(change(ConfChangeKind::RemoveNode, 1))
-            .unwrap();
+        sim.raw(1).propose_conf_change(change(ConfChangeKind::RemoveNode, 1)).unwrap();
         sim.settle(&[1, 2, 3]);
         assert_eq!(sim.raw(1).is_leader(), !step_down_on_removal);
         assert!(!sim.propose(1, "x"), "a removed leader accepts nothing");
@@ -332,10 +269,7 @@ fn section_4_3_a_joint_configuration_needs_both_majorities() {
     let mut sim = Sim::new(5, &[1, 2, 3], plain());
     assert!(sim.elect(1, &[1, 2, 3]));
     let all = sim.everyone();
-    let single = |kind, n| ConfChangeSingle {
-        kind,
-        node_id: id(n),
-    };
+    let single = |kind, n| ConfChangeSingle { kind, node_id: id(n) };
     let swap = ConfChangeV2 {
         transition: ConfChangeTransition::JointExplicit,
         changes: vec![
@@ -353,18 +287,12 @@ fn section_4_3_a_joint_configuration_needs_both_majorities() {
         let before = sim.raw(1).committed();
         assert!(sim.propose(1, "x"));
         sim.settle(&side);
-        assert_eq!(
-            sim.raw(1).committed(),
-            before,
-            "without the {others} majority"
-        );
+        assert_eq!(sim.raw(1).committed(), before, "without the {others} majority");
         sim.tick(1, 1);
         sim.settle(&all);
         assert!(sim.raw(1).committed() > before);
     }
-    sim.raw(1)
-        .propose_conf_change(ConfChangeV2::default())
-        .unwrap();
+    sim.raw(1).propose_conf_change(ConfChangeV2::default()).unwrap();
     sim.settle(&all);
     assert_eq!(sim.raw(5).conf_state().voters, [1, 4, 5].map(NodeId));
     assert!(!sim.raw(5).membership().voters.is_joint());
@@ -373,13 +301,7 @@ fn section_4_3_a_joint_configuration_needs_both_majorities() {
 #[test]
 fn section_5_a_follower_behind_the_log_gets_a_snapshot() {
     for async_storage_writes in [false, true] {
-        let mut sim = Sim::of(
-            3,
-            Config {
-                async_storage_writes,
-                ..plain()
-            },
-        );
+        let mut sim = Sim::of(3, Config { async_storage_writes, ..plain() });
         assert!(sim.elect(1, &[1, 2, 3]));
         for n in 0..20 {
             assert!(sim.propose(1, &format!("entry {n}")));
@@ -388,14 +310,9 @@ fn section_5_a_follower_behind_the_log_gets_a_snapshot() {
         sim.host(1).compact();
         sim.tick(1, 1);
         sim.settle(&[1, 2, 3]);
-        let [first, _, third] = &sim.hosts[..] else {
-            panic!("three hosts")
-        };
+        let [first, _, third] = &sim.hosts[..] else { panic!("three hosts") };
         assert_eq!((first.applied, first.digest), (third.applied, third.digest));
-        assert!(
-            sim.payloads(3).len() < 20,
-            "it came as a snapshot, not as entries"
-        );
+        assert!(sim.payloads(3).len() < 20, "it came as a snapshot, not as entries");
         // And goes on from there.
         assert!(sim.propose(1, "after"));
         sim.settle(&[1, 3]);
@@ -405,23 +322,13 @@ fn section_5_a_follower_behind_the_log_gets_a_snapshot() {
 
 #[test]
 fn section_6_2_followers_of_a_live_leader_do_not_vote_and_a_cut_off_leader_steps_down() {
-    let mut sim = Sim::of(
-        3,
-        Config {
-            check_quorum: true,
-            ..plain()
-        },
-    );
+    let mut sim = Sim::of(3, Config { check_quorum: true, ..plain() });
     assert!(sim.elect(1, &[1, 2, 3]));
     let term = sim.raw(1).term();
     assert!(!sim.elect(2, &[2, 3]), "3 has heard from its leader");
     assert_eq!(sim.raw(3).term(), term);
     sim.tick(1, 20);
-    assert_eq!(
-        sim.raw(1).role(),
-        Role::Follower,
-        "nobody answered for two election timeouts"
-    );
+    assert_eq!(sim.raw(1).role(), Role::Follower, "nobody answered for two election timeouts");
 }
 
 #[test]
@@ -464,13 +371,8 @@ fn section_6_4_a_new_leader_answers_reads_only_after_its_first_commit() {
     assert!(sim.raw(1).is_leader());
     sim.raw(1).read_index("read".into());
     sim.settle(&[1]);
-    let [(_, index)] = sim.host(1).reads[..] else {
-        panic!("one answer")
-    };
-    assert!(
-        index >= acknowledged,
-        "a read at {index} misses what was acknowledged"
-    );
+    let [(_, index)] = sim.host(1).reads[..] else { panic!("one answer") };
+    assert!(index >= acknowledged, "a read at {index} misses what was acknowledged");
 }
 
 #[test]
@@ -496,22 +398,12 @@ fn a_late_echo_does_not_vouch_for_a_newer_read_with_the_same_context() {
         sim.raw(1).step(echo).unwrap();
     }
     sim.work(1);
-    assert_eq!(
-        sim.host(1).reads.len(),
-        1,
-        "the echo is older than the read"
-    );
+    assert_eq!(sim.host(1).reads.len(), 1, "the echo is older than the read");
 }
 
 #[test]
 fn section_9_6_pre_votes_keep_a_returning_server_from_disturbing() {
-    let mut sim = Sim::of(
-        3,
-        Config {
-            pre_vote: true,
-            ..plain()
-        },
-    );
+    let mut sim = Sim::of(3, Config { pre_vote: true, ..plain() });
     assert!(sim.elect(1, &[1, 2, 3]));
     let term = sim.raw(1).term();
     assert!(sim.propose(1, "news"));
@@ -520,11 +412,7 @@ fn section_9_6_pre_votes_keep_a_returning_server_from_disturbing() {
         sim.tick(3, 20);
         sim.settle(&[3]);
     }
-    assert_eq!(
-        sim.raw(3).term(),
-        term,
-        "its term does not grow while it is alone"
-    );
+    assert_eq!(sim.raw(3).term(), term, "its term does not grow while it is alone");
     sim.raw(3).campaign();
     sim.settle(&[1, 2, 3]);
     assert!(sim.raw(1).is_leader());
@@ -536,32 +424,14 @@ fn section_9_6_pre_votes_keep_a_returning_server_from_disturbing() {
 
 #[test]
 fn what_is_on_disk_decides_where_a_node_begins() {
-    let snapshot = Snapshot {
-        index: Index(5),
-        term: Term(1),
-        ..Snapshot::default()
-    };
+    let snapshot = Snapshot { index: Index(5), term: Term(1), ..Snapshot::default() };
     let start = |commit, applied| {
-        let hard = HardState {
-            term: Term(1),
-            commit: Index(commit),
-            ..HardState::default()
-        };
-        let entry = Entry {
-            index: Index(6),
-            term: Term(1),
-            ..Entry::default()
-        };
+        let hard = HardState { term: Term(1), commit: Index(commit), ..HardState::default() };
+        let entry = Entry { index: Index(6), term: Term(1), ..Entry::default() };
         let storage = MemStorage::recovered(snapshot.clone(), hard, vec![entry]);
-        RawNode::new(
-            Config {
-                applied: Index(applied),
-                ..plain()
-            },
-            storage,
-        )
-        .map(|raw| (raw.committed(), raw.applied()))
-        .ok()
+        RawNode::new(Config { applied: Index(applied), ..plain() }, storage)
+            .map(|raw| (raw.committed(), raw.applied()))
+            .ok()
     };
     assert_eq!(start(5, 0), Some((Index(5), Index(5))));
     assert_eq!(start(6, 0), Some((Index(6), Index(5))));
@@ -586,11 +456,7 @@ fn same_seed_same_elections() {
                 sim.tick(n, 1);
             }
             sim.settle(&all);
-            trace.extend(
-                sim.hosts
-                    .iter()
-                    .map(|host| (host.raw.term(), host.raw.role())),
-            );
+            trace.extend(sim.hosts.iter().map(|host| (host.raw.term(), host.raw.role())));
         }
         trace
     };
@@ -608,16 +474,14 @@ impl Sim {
 
     /// Delivers only vote requests to, and votes from, `voters`.
     fn settle_votes(&mut self, candidate: u64, voters: &[u64]) {
-        self.network
-            .retain(|m| m.from == id(candidate) && voters.contains(&m.to.0));
+        self.network.retain(|m| m.from == id(candidate) && voters.contains(&m.to.0));
         while !self.network.is_empty() {
             self.deliver(0);
         }
         for &n in voters {
             self.work(n);
         }
-        self.network
-            .retain(|m| m.to == id(candidate) && m.kind == MessageKind::VoteResp);
+        self.network.retain(|m| m.to == id(candidate) && m.kind == MessageKind::VoteResp);
         while !self.network.is_empty() {
             self.deliver(0);
         }

@@ -125,17 +125,12 @@ fn members_come_and_go() {
         world.input(leader, Input::PeerActive { id: *from, active: true });
     }
     world.run(6_000);
-    let add = pb::MemberAddRequest {
-        peer_ur_ls: vec!["http://n4:2380".into()],
-        is_learner: true,
-    };
+    let add = pb::MemberAddRequest { peer_ur_ls: vec!["http://n4:2380".into()], is_learner: true };
     let added: pb::MemberAddResponse = world.call(leader, Method::MemberAdd, &add).unwrap();
     let member = added.member.unwrap();
     assert_eq!(added.members.len(), 4);
-    let second = pb::MemberAddRequest {
-        peer_ur_ls: vec!["http://n5:2380".into()],
-        is_learner: true,
-    };
+    let second =
+        pb::MemberAddRequest { peer_ur_ls: vec!["http://n5:2380".into()], is_learner: true };
     let error = world.call::<pb::MemberAddResponse>(leader, Method::MemberAdd, &second);
     assert_eq!(error.unwrap_err(), Error::TooManyLearners);
     let mut config = Config::new("n4", "http://n4:2380");
@@ -153,8 +148,7 @@ fn members_come_and_go() {
     );
     assert_eq!(refused.unwrap_err(), Error::NotSupportedForLearner);
     let promote = pb::MemberPromoteRequest { id: member.id };
-    let _: pb::MemberPromoteResponse =
-        world.call(leader, Method::MemberPromote, &promote).unwrap();
+    let _: pb::MemberPromoteResponse = world.call(leader, Method::MemberPromote, &promote).unwrap();
     world.run(500);
     world.put(member.id, "from", "four");
     let remove = pb::MemberRemoveRequest { id: others[0] };

@@ -1,5 +1,6 @@
 //! One node: requests, durability, leases, watches, alarms.
 
+use bytes::Bytes;
 use norn_node::{Error, Input, Method, StreamId};
 use norn_proto::etcdserverpb as pb;
 
@@ -54,6 +55,17 @@ fn acknowledged_writes_survive_any_crash() {
     }
 }
 
+/// `prost::Message` is no trait object.
+trait Encode {
+    fn encoded(&self) -> Bytes;
+}
+
+impl<M: prost::Message> Encode for M {
+    fn encoded(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+}
+
 #[test]
 fn refusals_have_etcds_errors() {
     let (mut world, id) = one();
@@ -66,24 +78,17 @@ fn refusals_have_etcds_errors() {
             .collect(),
         ..Default::default()
     };
-    let refused = |world: &mut World, method, request: &dyn Fn(&mut World) -> norn_node::Token| {
-        let token = request(world);
-        let _ = method;
+    let mut refused = |method, request: &dyn Encode| {
+        let token = world.start_call_bytes(id, method, request.encoded());
         world.finish::<pb::EmptyResponse>(id, token).unwrap_err()
     };
-    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Put, &put("", "v")));
-    assert_eq!(error, Error::EmptyKey);
-    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Put, &put("k", &big)));
-    assert_eq!(error, Error::RequestTooLarge);
-    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Txn, &many(129)));
-    assert_eq!(error, Error::TooManyOps);
-    let future =
-        pb::RangeRequest { key: bytes("k"), revision: 100, ..Default::default() };
-    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Range, &future));
-    assert_eq!(error, Error::FutureRevision);
+    assert_eq!(refused(Method::Put, &put("", "v")), Error::EmptyKey);
+    assert_eq!(refused(Method::Put, &put("k", &big)), Error::RequestTooLarge);
+    assert_eq!(refused(Method::Txn, &many(129)), Error::TooManyOps);
+    let future = pb::RangeRequest { key: bytes("k"), revision: 100, ..Default::default() };
+    assert_eq!(refused(Method::Range, &future), Error::FutureRevision);
     let lost = pb::PutRequest { lease: 77, ..put("k", "v") };
-    let error = refused(&mut world, (), &|w| w.start_call(id, Method::Put, &lost));
-    assert_eq!(error, Error::LeaseNotFound);
+    assert_eq!(refused(Method::Put, &lost), Error::LeaseNotFound);
     let _: pb::TxnResponse = world.call(id, Method::Txn, &many(128)).unwrap();
 }
 
@@ -117,7 +122,9 @@ fn leases_expire_with_their_keys_in_one_revision() {
     let events: Vec<_> = world.responses(id).into_iter().flat_map(|r| r.events).collect();
     let seen: Vec<_> = events
         .iter()
-        .map(|e| (e.r#type, e.kv.as_ref().unwrap().key.clone(), e.kv.as_ref().unwrap().mod_revision))
+        .map(|e| {
+            (e.r#type, e.kv.as_ref().unwrap().key.clone(), e.kv.as_ref().unwrap().mod_revision)
+        })
         .collect();
     let revision = seen[0].2;
     assert_eq!(
@@ -170,9 +177,9 @@ fn a_slow_watcher_costs_nothing_and_loses_nothing() {
     assert!(first.len() <= norn_node::RESPONSES_IN_FLIGHT_MAX, "{}", first.len());
     let mut responses = first;
     while !responses.is_empty() {
-        revisions.extend(responses.iter().flat_map(|r| &r.events).map(|e| {
-            e.kv.as_ref().unwrap().mod_revision
-        }));
+        revisions.extend(
+            responses.iter().flat_map(|r| &r.events).map(|e| e.kv.as_ref().unwrap().mod_revision),
+        );
         world.input(id, Input::WatchDrained { stream, count: responses.len() });
         world.run(20);
         responses = world.responses(id);
@@ -223,11 +230,8 @@ fn full_quota_raises_the_alarm_and_deletes_still_work() {
     assert_eq!(world.node(id).alarms().count(), 1);
     let small = world.call::<pb::PutResponse>(id, Method::Put, &put("a", "b"));
     assert_eq!(small.unwrap_err(), Error::NoSpace);
-    let delete = pb::DeleteRangeRequest {
-        key: bytes("k"),
-        range_end: bytes("l"),
-        ..Default::default()
-    };
+    let delete =
+        pb::DeleteRangeRequest { key: bytes("k"), range_end: bytes("l"), ..Default::default() };
     let deleted: pb::DeleteRangeResponse = world.call(id, Method::DeleteRange, &delete).unwrap();
     assert!(deleted.deleted > 10);
 }

@@ -195,16 +195,21 @@ impl World {
     /// Runs until every node knows the cluster and itself in it.
     pub fn until_serving(&mut self) -> u64 {
         self.run_until("all nodes serve", |w| {
-            w.nodes.keys().all(|id| w.node(*id).members().member(*id).is_some_and(|m| m.is_started()))
+            w.nodes
+                .keys()
+                .all(|id| w.node(*id).members().member(*id).is_some_and(|m| m.is_started()))
                 && w.leader().is_some_and(|id| w.node(id).lessor().is_primary())
         });
         self.leader().unwrap()
     }
 
     pub fn start_call(&mut self, id: u64, method: Method, request: &impl prost::Message) -> Token {
+        self.start_call_bytes(id, method, request.encode_to_vec().into())
+    }
+
+    pub fn start_call_bytes(&mut self, id: u64, method: Method, body: Bytes) -> Token {
         self.next_token += 1;
         let token = Token(self.next_token);
-        let body = request.encode_to_vec().into();
         self.input(id, Input::Call { token, method, body });
         token
     }

@@ -10,9 +10,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let (flags, paths): (Vec<String>, Vec<String>) = std::env::args()
-        .skip(1)
-        .partition(|argument| argument.starts_with("--"));
+    let (flags, paths): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
     let rewrite = flags.iter().any(|flag| flag == "--rewrite");
     if paths.is_empty() || flags.iter().any(|flag| flag != "--rewrite") {
         eprintln!("usage: scripts [--rewrite] DIR...");
@@ -43,9 +42,5 @@ fn main() -> ExitCode {
         }
     }
     println!("passed {passed} of {total}");
-    if passed == total && total > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if passed == total && total > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -46,19 +46,12 @@ pub fn id(n: u64) -> NodeId {
 
 /// Settings with an election timeout of ten ticks and everything optional turned off.
 pub fn plain() -> Config {
-    Config {
-        check_quorum: false,
-        pre_vote: false,
-        ..Config::new(NodeId(1), 7)
-    }
+    Config { check_quorum: false, pre_vote: false, ..Config::new(NodeId(1), 7) }
 }
 
 fn first_snapshot(voters: &[u64]) -> Snapshot {
     let voters = voters.iter().map(|&n| NodeId(n)).collect();
-    let conf_state = ConfState {
-        voters,
-        ..ConfState::default()
-    };
+    let conf_state = ConfState { voters, ..ConfState::default() };
     Snapshot {
         index: Index(1),
         term: Term(1),
@@ -81,11 +74,7 @@ impl Sim {
         for n in 1..=count {
             let storage = if voters.contains(&n) {
                 // As if all had been there at term 1.
-                let hard = HardState {
-                    term: Term(1),
-                    commit: Index(1),
-                    ..HardState::default()
-                };
+                let hard = HardState { term: Term(1), commit: Index(1), ..HardState::default() };
                 MemStorage::recovered(first_snapshot(voters), hard, Vec::new())
             } else {
                 MemStorage::new()
@@ -106,11 +95,7 @@ impl Sim {
     fn start(&self, n: u64, storage: MemStorage, restarts: u64) -> Host {
         let snapshot = storage.own_snapshot().clone();
         let seed = self.settings.seed + n * 1000 + restarts;
-        let config = Config {
-            id: NodeId(n),
-            seed,
-            ..self.settings.clone()
-        };
+        let config = Config { id: NodeId(n), seed, ..self.settings.clone() };
         let raw = RawNode::new(config, storage).expect("a valid disk");
         let mut host = Host {
             raw,
@@ -158,21 +143,12 @@ impl Sim {
         let is_async = self.raw(n).config().async_storage_writes;
         let ready: Ready = self.raw(n).ready();
         for read in ready.read_states {
-            let floor = self
-                .read_floors
-                .get(&read.context)
-                .copied()
-                .unwrap_or_default();
-            assert!(
-                read.index >= floor,
-                "stale read at {n}: {} below {floor}",
-                read.index
-            );
+            let floor = self.read_floors.get(&read.context).copied().unwrap_or_default();
+            assert!(read.index >= floor, "stale read at {n}: {} below {floor}", read.index);
             self.host(n).reads.push((read.context, read.index));
         }
         if !is_async {
-            self.host(n)
-                .persist(ready.hard_state, ready.snapshot, ready.entries);
+            self.host(n).persist(ready.hard_state, ready.snapshot, ready.entries);
             self.apply(n, ready.committed_entries);
         }
         for message in ready.messages {
@@ -195,11 +171,7 @@ impl Sim {
             return;
         }
         let message = host.append_work.remove(0);
-        let hard = HardState {
-            term: message.term,
-            vote: message.vote,
-            commit: message.commit,
-        };
+        let hard = HardState { term: message.term, vote: message.vote, commit: message.commit };
         let hard = (!hard.is_empty()).then_some(hard);
         host.persist(hard, message.snapshot.map(|s| *s), message.entries);
         self.respond(n, message.responses);
@@ -229,23 +201,12 @@ impl Sim {
     fn apply(&mut self, n: u64, entries: Vec<Entry>) {
         for entry in entries {
             let host = self.host(n);
-            assert_eq!(
-                entry.index,
-                host.applied.next(),
-                "host {n} applies out of order"
-            );
+            assert_eq!(entry.index, host.applied.next(), "host {n} applies out of order");
             host.apply(&entry);
             host.offer_snapshot();
             let now = (entry.term, entry.data.clone(), host.digest);
-            let was = self
-                .applied
-                .entry(entry.index)
-                .or_insert_with(|| now.clone());
-            assert_eq!(
-                *was, now,
-                "host {n} applies something else at {}",
-                entry.index
-            );
+            let was = self.applied.entry(entry.index).or_insert_with(|| now.clone());
+            assert_eq!(*was, now, "host {n} applies something else at {}", entry.index);
         }
     }
 
@@ -297,19 +258,12 @@ impl Sim {
     }
 
     pub fn propose(&mut self, n: u64, text: &str) -> bool {
-        self.raw(n)
-            .propose(Bytes::copy_from_slice(text.as_bytes()))
-            .is_ok()
+        self.raw(n).propose(Bytes::copy_from_slice(text.as_bytes())).is_ok()
     }
 
     pub fn read(&mut self, n: u64, context: &str) {
         let context = Bytes::copy_from_slice(context.as_bytes());
-        let floor = self
-            .hosts
-            .iter()
-            .map(|host| host.raw.committed())
-            .max()
-            .unwrap_or_default();
+        let floor = self.hosts.iter().map(|host| host.raw.committed()).max().unwrap_or_default();
         self.read_floors.entry(context.clone()).or_insert(floor);
         self.raw(n).read_index(context);
     }
@@ -324,30 +278,17 @@ impl Sim {
     pub fn terms(&mut self, n: u64) -> Vec<u64> {
         let raw = self.raw(n);
         let first = raw.storage().first_index();
-        (first.0..=raw.last_index().0)
-            .map(|i| raw.term_at(Index(i)).unwrap().0)
-            .collect()
+        (first.0..=raw.last_index().0).map(|i| raw.term_at(Index(i)).unwrap().0).collect()
     }
 
     pub fn payloads(&mut self, n: u64) -> Vec<String> {
-        let nonempty = self
-            .host(n)
-            .payloads
-            .iter()
-            .filter(|payload| !payload.is_empty());
-        nonempty
-            .map(|payload| String::from_utf8_lossy(payload).into_owned())
-            .collect()
+        let nonempty = self.host(n).payloads.iter().filter(|payload| !payload.is_empty());
+        nonempty.map(|payload| String::from_utf8_lossy(payload).into_owned()).collect()
     }
 
     /// The promises.
     pub fn check(&mut self) {
-        let newest_term = self
-            .hosts
-            .iter()
-            .map(|host| host.raw.term())
-            .max()
-            .unwrap_or_default();
+        let newest_term = self.hosts.iter().map(|host| host.raw.term()).max().unwrap_or_default();
         for host in &self.hosts {
             let raw = &host.raw;
             assert!(raw.applied() <= raw.committed() && raw.committed() <= raw.last_index());
@@ -381,10 +322,7 @@ impl Sim {
             let entries = storage
                 .entries(storage.first_index(), storage.last_index().next(), u64::MAX)
                 .unwrap_or_default();
-            entries
-                .into_iter()
-                .map(|entry| (entry.index, entry))
-                .collect()
+            entries.into_iter().map(|entry| (entry.index, entry)).collect()
         };
         let logs: Vec<_> = self.hosts.iter().map(log).collect();
         for a in &logs {
@@ -440,9 +378,9 @@ impl Host {
                 self.payloads.push(entry.data.clone());
                 return;
             }
-            EntryKind::ConfChange => codec::decode_conf_change(entry.data.clone())
-                .expect("our own encoding")
-                .to_v2(),
+            EntryKind::ConfChange => {
+                codec::decode_conf_change(entry.data.clone()).expect("our own encoding").to_v2()
+            }
             EntryKind::ConfChangeV2 => {
                 codec::decode_conf_change_v2(entry.data.clone()).expect("our own encoding")
             }
@@ -466,12 +404,7 @@ impl Host {
         };
         let data = Bytes::from(self.digest.to_le_bytes().to_vec());
         let conf_state = self.conf_state.clone();
-        let snapshot = Snapshot {
-            data,
-            index: self.applied,
-            term,
-            conf_state,
-        };
+        let snapshot = Snapshot { data, index: self.applied, term, conf_state };
         self.raw.storage_mut().offer_snapshot(snapshot);
     }
 
@@ -481,12 +414,7 @@ impl Host {
         let data = Bytes::from(digest.to_le_bytes().to_vec());
         let conf_state = self.conf_state.clone();
         // Not what is applied but not stored, nor what is compacted already.
-        if self
-            .raw
-            .storage_mut()
-            .create_snapshot(index, conf_state, data)
-            .is_ok()
-        {
+        if self.raw.storage_mut().create_snapshot(index, conf_state, data).is_ok() {
             let _ = self.raw.storage_mut().compact(index);
         }
     }

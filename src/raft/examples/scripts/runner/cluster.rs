@@ -33,7 +33,7 @@ impl Level {
             "NONE" => Level::None,
             _ => {
                 return Err(
-                    "log levels must be either of [DEBUG INFO WARN ERROR FATAL NONE]".to_owned(),
+                    "log levels must be either of [DEBUG INFO WARN ERROR FATAL NONE]".to_owned()
                 );
             }
         })
@@ -75,10 +75,7 @@ impl Start {
             read_only: ReadOnly::Safe,
             ..Config::new(NodeId(1), 0)
         };
-        Start {
-            config,
-            snapshot: Snapshot::default(),
-        }
+        Start { config, snapshot: Snapshot::default() }
     }
 }
 
@@ -135,12 +132,7 @@ impl Cluster {
     pub fn add_node(&mut self, start: &Start) -> Result<(), String> {
         let id = NodeId(self.members.len() as u64 + 1);
         let snapshot = start.snapshot.clone();
-        let config = Config {
-            id,
-            seed: id.0,
-            applied: snapshot.index,
-            ..start.config.clone()
-        };
+        let config = Config { id, seed: id.0, applied: snapshot.index, ..start.config.clone() };
         let storage = MemStorage::from_snapshot(snapshot.clone());
         let raw = RawNode::with_log_level(config, storage, LogLevel::Debug)
             .map_err(|error| error.to_string())?;
@@ -192,9 +184,7 @@ impl Cluster {
             if !entries.is_empty() {
                 return Err("can't apply snapshot and entries at same time".to_owned());
             }
-            return storage
-                .apply_snapshot(snapshot)
-                .map_err(|error| error.to_string());
+            return storage.apply_snapshot(snapshot).map_err(|error| error.to_string());
         }
         storage.append(entries);
         Ok(())
@@ -219,10 +209,7 @@ impl Cluster {
                 }
             };
             let member = &mut self.members[at];
-            let before = member
-                .history
-                .last()
-                .expect("the history begins with the start");
+            let before = member.history.last().expect("the history begins with the start");
             let snapshot = Snapshot {
                 data: Bytes::from([before.data.as_ref(), &payload].concat()),
                 index: entry.index,
@@ -250,14 +237,7 @@ impl Cluster {
         let responses = std::mem::take(&mut message.responses);
         self.write(&format!("Processing:\n{}\n", print::message(&message)));
         if thread == NodeId::LOCAL_APPEND_THREAD {
-            let Message {
-                term,
-                vote,
-                commit,
-                entries,
-                snapshot,
-                ..
-            } = message;
+            let Message { term, vote, commit, entries, snapshot, .. } = message;
             let hard_state = HardState { term, vote, commit };
             self.persist(at, hard_state, entries, snapshot.map(|snapshot| *snapshot))?;
         } else {
@@ -316,10 +296,8 @@ impl Cluster {
 
     /// Works until nothing is left to do for the nodes at `positions`.
     pub fn stabilize(&mut self, positions: &[usize]) -> Result<(), String> {
-        let threads = [
-            (NodeId::LOCAL_APPEND_THREAD, "append"),
-            (NodeId::LOCAL_APPLY_THREAD, "apply"),
-        ];
+        let threads =
+            [(NodeId::LOCAL_APPEND_THREAD, "append"), (NodeId::LOCAL_APPLY_THREAD, "apply")];
         loop {
             let mut is_done = true;
             for &at in positions {

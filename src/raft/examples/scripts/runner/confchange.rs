@@ -15,18 +15,12 @@ pub struct ChangeMachine {
 
 impl ChangeMachine {
     pub fn new() -> ChangeMachine {
-        ChangeMachine {
-            tracker: Tracker::new(10, 0),
-            last_index: Index::ZERO,
-        }
+        ChangeMachine { tracker: Tracker::new(10, 0), last_index: Index::ZERO }
     }
 
     fn change(&mut self, block: &Block) -> Result<String, String> {
         let changes = parse_changes(&block.input)?;
-        let changer = Changer {
-            tracker: &self.tracker,
-            last_index: self.last_index,
-        };
+        let changer = Changer { tracker: &self.tracker, last_index: self.last_index };
         let changed = match block.command.as_str() {
             "simple" => changer.simple(&changes),
             "enter-joint" => changer.enter_joint(block.flag("autoleave")?, &changes),

@@ -23,11 +23,7 @@ impl Machine for Cluster {
             }
             self.out += &error;
         }
-        if self.out.is_empty() {
-            "ok".to_owned()
-        } else {
-            std::mem::take(&mut self.out)
-        }
+        if self.out.is_empty() { "ok".to_owned() } else { std::mem::take(&mut self.out) }
     }
 }
 
@@ -39,9 +35,9 @@ impl Cluster {
             "campaign" => self.on_node(block, RawNode::campaign),
             "compact" => self.compact(block),
             "deliver-msgs" => self.deliver_messages(block),
-            "process-ready" => self.on_each(block, "handling Ready", |cluster, at| {
-                cluster.process_ready(at)
-            }),
+            "process-ready" => {
+                self.on_each(block, "handling Ready", |cluster, at| cluster.process_ready(at))
+            }
             "process-append-thread" => {
                 self.on_each(block, "processing append thread", |cluster, at| {
                     cluster.process_thread(at, NodeId::LOCAL_APPEND_THREAD)
@@ -76,8 +72,7 @@ impl Cluster {
             "propose" => {
                 let at = self.node(block, 0)?;
                 let data = Bytes::copy_from_slice(argument(block, 1)?.as_bytes());
-                self.call(at, |raw| raw.propose(data))
-                    .map_err(|error| error.to_string())
+                self.call(at, |raw| raw.propose(data)).map_err(|error| error.to_string())
             }
             "propose-conf-change" => self.propose_conf_change(block),
             "report-unreachable" => {
@@ -109,19 +104,11 @@ impl Cluster {
     fn node_named(&self, name: &str) -> Result<usize, String> {
         let id = id(name)?;
         let at = (id.0 as usize).wrapping_sub(1);
-        if at < self.members.len() {
-            Ok(at)
-        } else {
-            Err(format!("there is no node {name}"))
-        }
+        if at < self.members.len() { Ok(at) } else { Err(format!("there is no node {name}")) }
     }
 
     fn nodes(&self, block: &Block) -> Result<Vec<usize>, String> {
-        block
-            .plain()
-            .into_iter()
-            .map(|name| self.node_named(name))
-            .collect()
+        block.plain().into_iter().map(|name| self.node_named(name)).collect()
     }
 
     fn on_node(&mut self, block: &Block, action: impl FnOnce(&mut RawNode)) -> Outcome {
@@ -149,9 +136,7 @@ impl Cluster {
     }
 
     fn add_nodes(&mut self, block: &Block) -> Outcome {
-        let count: usize = argument(block, 0)?
-            .parse()
-            .map_err(|_| "a count is missing")?;
+        let count: usize = argument(block, 0)?.parse().map_err(|_| "a count is missing")?;
         let mut start = Start::new();
         let mut has_snapshot = false;
         for argument in &block.arguments[1..] {
@@ -160,11 +145,7 @@ impl Cluster {
             match key {
                 "voters" | "learners" => {
                     has_snapshot = true;
-                    let ids = argument
-                        .values
-                        .iter()
-                        .map(|v| id(v))
-                        .collect::<Result<_, _>>()?;
+                    let ids = argument.values.iter().map(|v| id(v)).collect::<Result<_, _>>()?;
                     let state = &mut start.snapshot.conf_state;
                     if key == "voters" {
                         state.voters = ids;
@@ -230,9 +211,7 @@ impl Cluster {
         let at = self.node(block, 0)?;
         let index: u64 = argument(block, 1)?.parse().map_err(|_| "bad index")?;
         let storage = self.members[at].raw.storage_mut();
-        storage
-            .compact(Index(index))
-            .map_err(|error| error.to_string())?;
+        storage.compact(Index(index)).map_err(|error| error.to_string())?;
         self.print_log(at);
         Ok(())
     }
@@ -241,14 +220,10 @@ impl Cluster {
         let storage = self.members[at].raw.storage();
         let (first, last) = (storage.first_index(), storage.last_index());
         if last < first {
-            self.write(&format!(
-                "log is empty: first index={first}, last index={last}"
-            ));
+            self.write(&format!("log is empty: first index={first}, last index={last}"));
             return;
         }
-        let entries = storage
-            .entries(first, last.next(), u64::MAX)
-            .expect("all of the log");
+        let entries = storage.entries(first, last.next(), u64::MAX).expect("all of the log");
         self.write(&print::entries(&entries));
     }
 
@@ -268,9 +243,7 @@ impl Cluster {
                     }
                 }
                 ("type", [name]) => {
-                    let found = MessageKind::ALL
-                        .into_iter()
-                        .find(|kind| kind.name() == name);
+                    let found = MessageKind::ALL.into_iter().find(|kind| kind.name() == name);
                     kind = Some(found.ok_or(format!("unknown message type {name}"))?);
                 }
                 (key, _) => return Err(format!("unknown argument {key}")),
@@ -350,11 +323,7 @@ impl Cluster {
         let at = self.node(block, 0)?;
         let to = id(argument(block, 1)?)?;
         let member = &self.members[at];
-        let snapshot = member
-            .history
-            .last()
-            .expect("the history begins with the start")
-            .clone();
+        let snapshot = member.history.last().expect("the history begins with the start").clone();
         let message = Message {
             kind: MessageKind::Snap,
             to,
@@ -382,18 +351,10 @@ impl Cluster {
                 return Err("v1 conf change can only have one operation and no transition".into());
             };
             let (kind, node_id) = (change.kind, change.node_id);
-            let change = ConfChange {
-                kind,
-                node_id,
-                ..ConfChange::default()
-            };
+            let change = ConfChange { kind, node_id, ..ConfChange::default() };
             self.call(at, |raw| raw.propose_conf_change(change))
         } else {
-            let change = ConfChangeV2 {
-                transition,
-                changes,
-                context: Bytes::new(),
-            };
+            let change = ConfChangeV2 { transition, changes, context: Bytes::new() };
             self.call(at, |raw| raw.propose_conf_change(change))
         };
         result.map_err(|error| error.to_string())
@@ -401,15 +362,10 @@ impl Cluster {
 }
 
 fn argument(block: &Block, position: usize) -> Result<&str, String> {
-    let argument = block
-        .arguments
-        .get(position)
-        .ok_or("an argument is missing")?;
+    let argument = block.arguments.get(position).ok_or("an argument is missing")?;
     Ok(&argument.key)
 }
 
 fn id(text: &str) -> Result<NodeId, String> {
-    text.parse()
-        .map(NodeId)
-        .map_err(|_| format!("{text} is not an id"))
+    text.parse().map(NodeId).map_err(|_| format!("{text} is not an id"))
 }

@@ -51,9 +51,8 @@ pub fn find_scripts(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     if dir.is_file() {
         return Ok(vec![dir.to_owned()]);
     }
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<std::io::Result<_>>()?;
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     entries.sort();
     let mut found = Vec::new();
     for path in entries {
@@ -93,11 +92,7 @@ pub fn run_file(path: &Path, rewrite: bool) -> std::io::Result<Report> {
                 format!("panic: {}", text.unwrap_or_default())
             })
         };
-        let actual = if actual.ends_with('\n') {
-            actual
-        } else {
-            actual + "\n"
-        };
+        let actual = if actual.ends_with('\n') { actual } else { actual + "\n" };
         if actual != block.expected {
             failures.push(Failure {
                 line: block.line,
@@ -111,8 +106,5 @@ pub fn run_file(path: &Path, rewrite: bool) -> std::io::Result<Report> {
         std::fs::write(path, script.to_text())?;
         failures.clear();
     }
-    Ok(Report {
-        total: script.blocks_mut().count(),
-        failures,
-    })
+    Ok(Report { total: script.blocks_mut().count(), failures })
 }

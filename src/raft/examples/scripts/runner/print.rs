@@ -95,18 +95,11 @@ fn conf_state(state: &ConfState) -> String {
 
 fn snapshot(snapshot: &Snapshot) -> String {
     let state = conf_state(&snapshot.conf_state);
-    format!(
-        "Index:{} Term:{} ConfState:{state}",
-        snapshot.index, snapshot.term
-    )
+    format!("Index:{} Term:{} ConfState:{state}", snapshot.index, snapshot.term)
 }
 
 fn hard_state(state: &HardState) -> String {
-    let vote = if state.vote.is_none() {
-        String::new()
-    } else {
-        format!(" Vote:{}", state.vote.0)
-    };
+    let vote = if state.vote.is_none() { String::new() } else { format!(" Vote:{}", state.vote.0) };
     format!("Term:{}{vote} Commit:{}", state.term, state.commit)
 }
 
@@ -160,12 +153,7 @@ fn indented_message(m: &Message, indent: &str) -> String {
     if !m.responses.is_empty() {
         out += " Responses:[";
         for response in &m.responses {
-            write!(
-                out,
-                "\n{}",
-                indented_message(response, &format!("{indent}  "))
-            )
-            .unwrap();
+            write!(out, "\n{}", indented_message(response, &format!("{indent}  "))).unwrap();
         }
         write!(out, "\n{indent}]").unwrap();
     }

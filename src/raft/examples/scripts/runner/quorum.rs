@@ -55,20 +55,14 @@ fn values<T>(
 ) -> Result<Vec<(NodeId, Option<T>)>, String> {
     let given = block.values(key).unwrap_or_default();
     if given.len() != order.len() {
-        return Err(format!(
-            "mismatched input: {} values for {} voters",
-            given.len(),
-            order.len()
-        ));
+        return Err(format!("mismatched input: {} values for {} voters", given.len(), order.len()));
     }
     order
         .iter()
         .zip(given)
         .map(|(&id, text)| match text.as_str() {
             "_" => Ok((id, None)),
-            text => parse(text)
-                .map(|value| (id, Some(value)))
-                .ok_or(format!("bad {key}: {text}")),
+            text => parse(text).map(|value| (id, Some(value))).ok_or(format!("bad {key}: {text}")),
         })
         .collect()
 }
@@ -78,26 +72,18 @@ fn committed(block: &Block) -> Result<String, String> {
     let mut acked = values(block, "idx", &order, |text| text.parse().ok().map(Index))?;
     acked.sort_unstable_by_key(|(id, _)| *id);
     let find = |list: &[(NodeId, Option<Index>)], id| {
-        list.iter()
-            .find(|(voter, _)| *voter == id)
-            .and_then(|(_, index)| *index)
+        list.iter().find(|(voter, _)| *voter == id).and_then(|(_, index)| *index)
     };
     let result = voters.committed(|id| find(&acked, id));
     let mut out = table(&acked);
     // Two halves are as good in either order, and a half twice is as good as once.
-    let swapped = Voters {
-        incoming: voters.outgoing.clone(),
-        outgoing: voters.incoming.clone(),
-    };
+    let swapped = Voters { incoming: voters.outgoing.clone(), outgoing: voters.incoming.clone() };
     let again = swapped.committed(|id| find(&acked, id));
     if again != result {
         writeln!(out, "{} <-- swapped", text(again)).unwrap();
     }
     if !voters.is_joint() {
-        let twice = Voters {
-            incoming: voters.incoming.clone(),
-            outgoing: voters.incoming.clone(),
-        };
+        let twice = Voters { incoming: voters.incoming.clone(), outgoing: voters.incoming.clone() };
         let again = twice.committed(|id| find(&acked, id));
         if again != result {
             writeln!(out, "{} <-- self-joint", text(again)).unwrap();
@@ -120,11 +106,7 @@ fn committed(block: &Block) -> Result<String, String> {
 }
 
 fn text(index: Index) -> String {
-    if index == UNBOUNDED {
-        "∞".to_owned()
-    } else {
-        index.to_string()
-    }
+    if index == UNBOUNDED { "∞".to_owned() } else { index.to_string() }
 }
 
 fn table(acked: &[(NodeId, Option<Index>)]) -> String {
@@ -137,20 +119,13 @@ fn table(acked: &[(NodeId, Option<Index>)]) -> String {
         let bar = match index {
             None => "?".to_owned(),
             Some(own) => {
-                let below = acked
-                    .iter()
-                    .filter(|(_, other)| other.unwrap_or_default() < *own)
-                    .count();
+                let below =
+                    acked.iter().filter(|(_, other)| other.unwrap_or_default() < *own).count();
                 format!("{}>", "x".repeat(below))
             }
         };
         let index = index.unwrap_or_default().0;
-        writeln!(
-            out,
-            "{bar:<width$} {index:>5}    (id={id})",
-            width = count + 1
-        )
-        .unwrap();
+        writeln!(out, "{bar:<width$} {index:>5}    (id={id})", width = count + 1).unwrap();
     }
     out
 }
@@ -162,18 +137,10 @@ fn vote(block: &Block) -> Result<String, String> {
         "n" => Some(false),
         _ => None,
     })?;
-    let find = |id| {
-        votes
-            .iter()
-            .find(|(voter, _)| *voter == id)
-            .and_then(|(_, yes)| *yes)
-    };
+    let find = |id| votes.iter().find(|(voter, _)| *voter == id).and_then(|(_, yes)| *yes);
     let result = voters.vote(find);
     let mut out = String::new();
-    let swapped = Voters {
-        incoming: voters.outgoing,
-        outgoing: voters.incoming,
-    };
+    let swapped = Voters { incoming: voters.outgoing, outgoing: voters.incoming };
     let again = swapped.vote(find);
     if again != result {
         writeln!(out, "{} <-- swapped", again.name()).unwrap();

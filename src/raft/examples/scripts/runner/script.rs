@@ -146,55 +146,36 @@ fn split_words(line: &str) -> Vec<String> {
 impl Argument {
     fn parse(word: &str) -> Argument {
         let Some((key, value)) = word.split_once('=') else {
-            return Argument {
-                key: word.to_owned(),
-                values: Vec::new(),
-            };
+            return Argument { key: word.to_owned(), values: Vec::new() };
         };
-        let list = value
-            .strip_prefix('(')
-            .and_then(|value| value.strip_suffix(')'));
+        let list = value.strip_prefix('(').and_then(|value| value.strip_suffix(')'));
         let values = match list {
             Some(list) if list.trim().is_empty() => Vec::new(),
-            Some(list) => list
-                .split(',')
-                .map(|value| value.trim().to_owned())
-                .collect(),
+            Some(list) => list.split(',').map(|value| value.trim().to_owned()).collect(),
             None => vec![value.to_owned()],
         };
-        Argument {
-            key: key.to_owned(),
-            values,
-        }
+        Argument { key: key.to_owned(), values }
     }
 }
 
 impl Block {
     /// Arguments without a value, which stand first and mean ids or data.
     pub fn plain(&self) -> Vec<&str> {
-        self.arguments
-            .iter()
-            .filter(|a| a.values.is_empty())
-            .map(|a| a.key.as_str())
-            .collect()
+        self.arguments.iter().filter(|a| a.values.is_empty()).map(|a| a.key.as_str()).collect()
     }
 
     /// The values of `key`, if it is given.
     pub fn values(&self, key: &str) -> Option<&[String]> {
-        self.arguments
-            .iter()
-            .find(|a| a.key == key)
-            .map(|a| a.values.as_slice())
+        self.arguments.iter().find(|a| a.key == key).map(|a| a.values.as_slice())
     }
 
     /// The single value of `key`, if it is given and can be read as a `T`.
     pub fn value<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, String> {
         match self.values(key) {
             None => Ok(None),
-            Some([value]) => value
-                .parse()
-                .map(Some)
-                .map_err(|_| format!("cannot read {key}={value}")),
+            Some([value]) => {
+                value.parse().map(Some).map_err(|_| format!("cannot read {key}={value}"))
+            }
             Some(_) => Err(format!("{key} needs one value")),
         }
     }
