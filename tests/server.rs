@@ -214,11 +214,20 @@ impl Server {
         log[log.len().saturating_sub(40)..].join("\n")
     }
 
+    /// The whole log, of all the processes of this server, into a file.
+    pub fn save_log(&self, path: &Path) {
+        let log = self.lock_log().join("\n");
+        std::fs::write(path, log).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+
     /// Lines a crash leaves behind.
     pub fn panics(&self) -> Vec<String> {
         let log = self.lock_log();
         log.iter()
-            .filter(|l| l.contains("panicked at") || l.contains("\"level\":\"panic\""))
+            .filter(|l| {
+                let fatal = ["\"level\":\"panic\"", "\"level\":\"fatal\"", "panicked at"];
+                fatal.iter().any(|f| l.contains(f))
+            })
             .cloned()
             .collect()
     }

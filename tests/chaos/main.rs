@@ -90,7 +90,7 @@ async fn run(options: &Options) -> Vec<String> {
     let mut problems = Vec::new();
     for server in &mut cluster.servers {
         if !server.is_running() {
-            problems.push(format!("{} is dead\n{}", server.setup.name, server.tail()));
+            problems.push(format!("{} is dead", server.setup.name));
         }
         problems.extend(server.panics().into_iter().map(|p| format!("{}: {p}", server.setup.name)));
     }
@@ -100,6 +100,14 @@ async fn run(options: &Options) -> Vec<String> {
     }
     let count = |f: fn(&clients::Log) -> usize| logs.iter().map(f).sum::<usize>();
     let acknowledged = count(|l| l.acknowledged());
+    if !problems.is_empty() {
+        for server in &cluster.servers {
+            let file = format!("norn-chaos-{}-{}.log", options.seed, server.setup.name);
+            let path = std::env::temp_dir().join(file);
+            server.save_log(&path);
+            println!("the log of {} is {}", server.setup.name, path.display());
+        }
+    }
     println!(
         "norn-chaos: seed {}: {} acknowledged ({}/s), {} without answer, {} reads, {}, {} revisions, hash {:08x}, {} problems",
         options.seed,
