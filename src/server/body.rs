@@ -34,12 +34,17 @@ pub enum Body {
 pub struct WatchBody {
     pub core: Rc<Core>,
     pub stream: StreamId,
+    /// For counting its end.
+    pub route: usize,
     /// Bounded by the node: it stops at `RESPONSES_IN_FLIGHT_MAX`.
     pub parts: mpsc::UnboundedReceiver<Part>,
 }
 
 impl Drop for WatchBody {
     fn drop(&mut self) {
+        // A watch ends when its client leaves.
+        let canceled = norn_node::Code::Canceled as u8;
+        self.core.grpc_metrics.borrow_mut().handled(self.route, canceled);
         self.core.close_watch(self.stream);
     }
 }

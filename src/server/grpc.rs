@@ -140,12 +140,13 @@ pub fn is_grpc<B>(request: &Request<B>) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Answers one gRPC request.
+/// Answers one gRPC request. The common case, one question and one answer, has a small future of its own: hyper moves
+/// futures around, and the others are several times larger.
 pub async fn serve(core: Rc<Core>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().strip_prefix('/').unwrap_or_default();
     let (service, method) = path.split_once('/').unwrap_or((path, ""));
-    let known = ROUTES.iter().find(|(s, m, _, _)| *s == service && *m == method);
-    let Some((service, method, kind, route)) = known else {
+    let known = ROUTES.iter().position(|(s, m, _, _)| *m == method && *s == service);
+    let Some(at) = known else {
         let knows_service = ROUTES.iter().any(|(s, _, _, _)| *s == service);
         let message = if knows_service {
             format!("unknown method {method} for service {service}")
@@ -154,43 +155,45 @@ pub async fn serve(core: Rc<Core>, request: Request<Incoming>) -> Response<Body>
         };
         return refused(&Status::new(Code::Unimplemented, message));
     };
-    core.grpc_metrics.borrow_mut().started(kind, service, method);
-    let result = answer(&core, request, *route, service, method).await;
-    match result {
-        Ok(response) => {
-            if *kind == "unary" {
-                core.grpc_metrics.borrow_mut().handled(kind, service, method, 0);
-            }
-            response
-        }
-        Err(status) => {
-            core.grpc_metrics.borrow_mut().handled(kind, service, method, status.code);
-            refused(&status)
-        }
+    core.grpc_metrics.borrow_mut().started(at);
+    let headers = request.headers();
+    let needs_leader = headers.get("hasleader").is_some_and(|value| value == "true");
+    let deadline = timeout(headers);
+    let result = if needs_leader && !core.with_node(|node| node.has_leader()) {
+        Err(Error::NoLeader.into())
+    } else if let (Route::Unary(method), None) = (ROUTES[at].3, deadline) {
+        unary(&core, request.into_body(), method).await
+    } else {
+        Box::pin(answer(&core, request, at, needs_leader, deadline)).await
+    };
+    let code = match &result {
+        Ok(_) => 0,
+        Err(status) => status.code,
+    };
+    if ROUTES[at].2 == "unary" || code != 0 {
+        core.grpc_metrics.borrow_mut().handled(at, code);
     }
+    result.unwrap_or_else(|status| refused(&status))
+}
+
+async fn unary(core: &Rc<Core>, body: Incoming, method: Method) -> Result<Response<Body>, Status> {
+    let message = read_message(core, body).await?;
+    let reply = core.call(method, message).await?;
+    Ok(unary_response(&reply))
 }
 
 async fn answer(
     core: &Rc<Core>,
     request: Request<Incoming>,
-    route: Route,
-    service: &str,
-    method: &str,
+    at: usize,
+    needs_leader: bool,
+    deadline: Option<Duration>,
 ) -> Result<Response<Body>, Status> {
-    let headers = request.headers();
-    let needs_leader = headers.get("hasleader").is_some_and(|value| value == "true");
-    if needs_leader && !core.with_node(|node| node.has_leader()) {
-        return Err(Error::NoLeader.into());
-    }
-    let deadline = timeout(headers);
+    let (service, name, _, route) = ROUTES[at];
     let body = request.into_body();
-    let unary = async {
+    let answered = async {
         match route {
-            Route::Unary(method) => {
-                let message = read_message(core, body).await?;
-                let reply = core.call(method, message).await?;
-                Ok(unary_response(&reply))
-            }
+            Route::Unary(method) => unary(core, body, method).await,
             Route::TimeToLive => {
                 let message = read_message(core, body).await?;
                 let reply = streams::time_to_live(core, message).await?;
@@ -209,27 +212,32 @@ async fn answer(
                 }
                 Ok(unary_response(&[0x08, 0x01]))
             }
-            Route::HealthWatch => streams::health_watch(core, read_message(core, body).await?),
+            Route::HealthWatch => streams::health_watch(core, &read_message(core, body).await?),
             Route::RangeStream => {
                 let message = read_message(core, body).await?;
                 streams::range(core, message).await
             }
             Route::Snapshot => streams::snapshot(core).await,
-            Route::Watch => Ok(streams::watch(core, body, needs_leader)),
-            Route::KeepAlive => Ok(streams::keep_alive(core, body, needs_leader)),
+            Route::Watch => Ok(streams::watch(core, body, needs_leader, at)),
+            Route::KeepAlive => Ok(streams::keep_alive(core, body, needs_leader, at)),
             Route::Missing => Err(Status::new(
                 Code::Unimplemented,
-                format!("method {method} of service {service} is not implemented by norn yet"),
+                format!("method {name} of service {service} is not implemented by norn yet"),
             )),
         }
     };
     match deadline {
-        Some(after) => match tokio::time::timeout(after, unary).await {
+        Some(after) => match tokio::time::timeout(after, answered).await {
             Ok(result) => result,
             Err(_) => Err(Error::DeadlineExceeded.into()),
         },
-        None => unary.await,
+        None => answered.await,
     }
+}
+
+/// Service, method and kind of a route, for metrics.
+pub fn route_labels() -> impl ExactSizeIterator<Item = (&'static str, &'static str, &'static str)> {
+    ROUTES.iter().map(|(service, method, kind, _)| (*service, *method, *kind))
 }
 
 /// gRPC's `grpc-timeout`: up to eight digits and a unit.

@@ -118,11 +118,13 @@ async fn connection(
 }
 
 async fn serve(core: Rc<Core>, request: Request<Incoming>, serves: Serves) -> Response<Body> {
+    let takes_grpc = matches!(serves, Serves::GrpcAndHttp | Serves::GrpcOnly);
+    if takes_grpc && crate::grpc::is_grpc(&request) {
+        return crate::grpc::serve(core, request).await;
+    }
+    // (Rare and large: kept out of the future above.)
     match serves {
-        Serves::Peers => crate::peer_http::serve(core, request).await,
-        Serves::GrpcAndHttp | Serves::GrpcOnly if crate::grpc::is_grpc(&request) => {
-            crate::grpc::serve(core, request).await
-        }
-        _ => crate::http_api::serve(core, request).await,
+        Serves::Peers => Box::pin(crate::peer_http::serve(core, request)).await,
+        _ => Box::pin(crate::http_api::serve(core, request)).await,
     }
 }

@@ -1,6 +1,5 @@
 //! Numbers for operators, in Prometheus' text format under etcd's names.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -92,30 +91,34 @@ impl DiskMetrics {
     }
 }
 
-/// What the connections count. One thread: no atomics.
-#[derive(Clone, Debug, Default)]
+/// What the connections count, by route. One thread: no atomics.
+#[derive(Clone, Debug)]
 pub struct GrpcMetrics {
-    /// (kind, service, method) of started calls.
-    started: BTreeMap<(&'static str, &'static str, &'static str), u64>,
-    handled: BTreeMap<(&'static str, &'static str, &'static str, &'static str), u64>,
+    started: Vec<u64>,
+    handled: Vec<[u64; CODES.len()]>,
     pub sent_bytes: u64,
     pub received_bytes: u64,
 }
 
+impl Default for GrpcMetrics {
+    fn default() -> GrpcMetrics {
+        let routes = crate::grpc::route_labels().len();
+        GrpcMetrics {
+            started: vec![0; routes],
+            handled: vec![[0; CODES.len()]; routes],
+            sent_bytes: 0,
+            received_bytes: 0,
+        }
+    }
+}
+
 impl GrpcMetrics {
-    pub fn started(&mut self, kind: &'static str, service: &'static str, method: &'static str) {
-        *self.started.entry((kind, service, method)).or_default() += 1;
+    pub fn started(&mut self, route: usize) {
+        self.started[route] += 1;
     }
 
-    pub fn handled(
-        &mut self,
-        kind: &'static str,
-        service: &'static str,
-        method: &'static str,
-        code: u8,
-    ) {
-        let code = CODES.get(usize::from(code)).copied().unwrap_or("Unknown");
-        *self.handled.entry((kind, service, method, code)).or_default() += 1;
+    pub fn handled(&mut self, route: usize, code: u8) {
+        self.handled[route][usize::from(code).min(CODES.len() - 1)] += 1;
     }
 }
 
@@ -305,26 +308,24 @@ pub fn page<R: Reader>(node: &Node<R>, disk: &DiskMetrics, grpc: &GrpcMetrics) -
     out
 }
 
+/// Every method with every code is there from the start, at 0.
 fn grpc_page(o: &mut String, grpc: &GrpcMetrics) {
-    let _ = writeln!(
-        o,
-        "# HELP grpc_server_started_total Calls started.\n# TYPE grpc_server_started_total counter"
-    );
-    for ((kind, service, method), count) in &grpc.started {
+    let (started, handled) = ("grpc_server_started_total", "grpc_server_handled_total");
+    let _ = writeln!(o, "# HELP {started} Calls started.\n# TYPE {started} counter");
+    for ((service, method, kind), count) in crate::grpc::route_labels().zip(&grpc.started) {
         let _ = writeln!(
             o,
-            "grpc_server_started_total{{grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"}} {count}"
+            "{started}{{grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"}} {count}"
         );
     }
-    let _ = writeln!(
-        o,
-        "# HELP grpc_server_handled_total Calls ended.\n# TYPE grpc_server_handled_total counter"
-    );
-    for ((kind, service, method, code), count) in &grpc.handled {
-        let _ = writeln!(
-            o,
-            "grpc_server_handled_total{{grpc_code=\"{code}\",grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"}} {count}"
-        );
+    let _ = writeln!(o, "# HELP {handled} Calls ended.\n# TYPE {handled} counter");
+    for ((service, method, kind), counts) in crate::grpc::route_labels().zip(&grpc.handled) {
+        for (code, count) in CODES.iter().zip(counts) {
+            let _ = writeln!(
+                o,
+                "{handled}{{grpc_code=\"{code}\",grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"}} {count}"
+            );
+        }
     }
 }
 

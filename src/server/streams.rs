@@ -27,7 +27,7 @@ const LEADERLESS_MAX: u32 = 3;
 /// Between two tries to reach the leader.
 const FORWARD_RETRY: Duration = Duration::from_millis(50);
 
-pub fn watch(core: &Rc<Core>, body: Incoming, needs_leader: bool) -> Response<Body> {
+pub fn watch(core: &Rc<Core>, body: Incoming, needs_leader: bool, route: usize) -> Response<Body> {
     let (stream, parts) = core.open_watch();
     let reader = Rc::clone(core);
     tokio::task::spawn_local(async move {
@@ -43,7 +43,7 @@ pub fn watch(core: &Rc<Core>, body: Incoming, needs_leader: bool) -> Response<Bo
             requests.await;
         }
     });
-    response(Body::Watch(WatchBody { core: Rc::clone(core), stream, parts }))
+    response(Body::Watch(WatchBody { core: Rc::clone(core), stream, route, parts }))
 }
 
 /// Reads until the client is gone. A client that only closed its sending side still wants its events: then this waits
@@ -72,7 +72,12 @@ async fn leaderless(core: &Rc<Core>) {
     }
 }
 
-pub fn keep_alive(core: &Rc<Core>, body: Incoming, needs_leader: bool) -> Response<Body> {
+pub fn keep_alive(
+    core: &Rc<Core>,
+    body: Incoming,
+    needs_leader: bool,
+    route: usize,
+) -> Response<Body> {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
@@ -80,10 +85,11 @@ pub fn keep_alive(core: &Rc<Core>, body: Incoming, needs_leader: bool) -> Respon
             result = keep_alives(&core, body, &sender) => result,
             () = leaderless(&core), if needs_leader => Err(Error::NoLeader.into()),
         };
-        let trailers = match ended {
-            Ok(()) => ok_trailers(),
-            Err(status) => status.trailers(),
+        let (code, trailers) = match ended {
+            Ok(()) => (0, ok_trailers()),
+            Err(status) => (status.code, status.trailers()),
         };
+        core.grpc_metrics.borrow_mut().handled(route, code);
         // (The client may be gone.)
         let _ = sender.send(Part::End(trailers)).await;
     });
@@ -253,7 +259,7 @@ pub async fn promote(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
 }
 
 /// The one service there is serves from the moment it can be asked.
-pub fn health_watch(core: &Rc<Core>, message: Bytes) -> Result<Response<Body>, Status> {
+pub fn health_watch(core: &Rc<Core>, message: &[u8]) -> Result<Response<Body>, Status> {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     // 1: serving. 3: nobody knows that name.
     let status: &[u8] = if message.is_empty() { &[0x08, 0x01] } else { &[0x08, 0x03] };
