@@ -4,6 +4,8 @@
 //! norn-diff --etcd /path/to/etcd --norn /path/to/nornd --seeds 1..20 --ops 300
 //! ```
 //!
+//! With `--all` a run goes on behind a difference as long as both servers hold the same keys, and nothing is shrunk.
+//!
 //! A seed is a list of operations ([`ops`]), run on two fresh servers ([`pair`]). The first difference ends the run: the list
 //! is cut behind it and shrunk ([`shrink`]), and what remains is printed. With etcd on both sides there must be none.
 
@@ -22,10 +24,11 @@ struct Options {
     seeds: std::ops::Range<u64>,
     ops: usize,
     shrink_runs: usize,
+    all: bool,
 }
 
 const USAGE: &str =
-    "usage: norn-diff --etcd PATH --norn PATH [--seeds A..B] [--ops N] [--shrink RUNS]";
+    "usage: norn-diff --etcd PATH --norn PATH [--seeds A..B] [--ops N] [--shrink RUNS] [--all]";
 
 fn main() -> ExitCode {
     let options = match parse(std::env::args().skip(1)) {
@@ -53,15 +56,21 @@ async fn run(options: &Options) -> usize {
     let mut differing = 0;
     for seed in options.seeds.clone() {
         let list = ops::generate(seed, options.ops);
-        let Some(found) = pair::run(&options.etcd, &options.norn, &list).await else {
+        let found = pair::run(&options.etcd, &options.norn, &list, options.all).await;
+        for one in &found {
+            println!("seed {seed}: operation {}: {}", one.at, one.text);
+        }
+        let Some(first) = found.into_iter().next() else {
             println!("seed {seed}: no difference");
             continue;
         };
         differing += 1;
-        println!("seed {seed}: operation {}: {}", found.at, found.text);
+        if options.all {
+            continue;
+        }
         let mut prefix = list;
-        prefix.truncate(found.at + 1);
-        let (small, last) = shrink::shrink(options, prefix, found).await;
+        prefix.truncate(first.at + 1);
+        let (small, last) = shrink::shrink(options, prefix, first).await;
         println!("seed {seed}: shrunk to {} operations:", small.len());
         for (i, op) in small.iter().enumerate() {
             println!("  {i}: {op:?}");
@@ -73,8 +82,12 @@ async fn run(options: &Options) -> usize {
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
     let (mut etcd, mut norn) = (None, None);
-    let (mut seeds, mut ops, mut shrink_runs) = (1..11, 300, 150);
+    let (mut seeds, mut ops, mut shrink_runs, mut all) = (1..11, 300, 150, false);
     while let Some(word) = words.next() {
+        if word == "--all" {
+            all = true;
+            continue;
+        }
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let bad = || format!("{word}: cannot read {value:?}");
         match word.as_str() {
@@ -95,5 +108,6 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
         seeds,
         ops,
         shrink_runs,
+        all,
     })
 }

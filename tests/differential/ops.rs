@@ -193,6 +193,71 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The same operation with one piece less, in every way there is. Only transactions have pieces.
+    pub fn smaller(&self) -> Vec<Self> {
+        match self {
+            Self::Txn(txn) => txn.smaller().into_iter().map(Self::Txn).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Txn {
+    fn smaller(&self) -> Vec<Self> {
+        let mut all = Vec::new();
+        // Long lists are halved first.
+        for part in [Self::compares_without, Self::success_without, Self::failure_without] {
+            for (from, to) in [(0, 64), (64, 129), (1, 129)] {
+                all.extend(part(self, from, to));
+            }
+            for at in 0..8 {
+                all.extend(part(self, at, at + 1));
+            }
+        }
+        for (at, op) in self.success.iter().enumerate().take(8) {
+            let TxnOp::Txn(inner) = op else { continue };
+            all.push(*inner.clone());
+            for inner in inner.smaller() {
+                let mut txn = self.clone();
+                txn.success[at] = TxnOp::Txn(Box::new(inner));
+                all.push(txn);
+            }
+        }
+        for (at, op) in self.failure.iter().enumerate().take(8) {
+            let TxnOp::Txn(inner) = op else { continue };
+            all.push(*inner.clone());
+            for inner in inner.smaller() {
+                let mut txn = self.clone();
+                txn.failure[at] = TxnOp::Txn(Box::new(inner));
+                all.push(txn);
+            }
+        }
+        all
+    }
+
+    fn compares_without(&self, from: usize, to: usize) -> Option<Self> {
+        let compares = without(&self.compares, from, to)?;
+        Some(Self { compares, ..self.clone() })
+    }
+
+    fn success_without(&self, from: usize, to: usize) -> Option<Self> {
+        let success = without(&self.success, from, to)?;
+        Some(Self { success, ..self.clone() })
+    }
+
+    fn failure_without(&self, from: usize, to: usize) -> Option<Self> {
+        let failure = without(&self.failure, from, to)?;
+        Some(Self { failure, ..self.clone() })
+    }
+}
+
+/// The list without `from..to`; `None` when that would leave out nothing.
+fn without<T: Clone>(list: &[T], from: usize, to: usize) -> Option<Vec<T>> {
+    let to = to.min(list.len());
+    (from < to).then(|| [&list[..from], &list[to..]].concat())
+}
+
 pub const STREAMS: usize = 3;
 const KEYS: u64 = 16;
 const LEASES: i64 = 6;

@@ -60,8 +60,10 @@ impl Reached {
     }
 }
 
-/// `None` when the two agree to the end.
-pub async fn run(etcd: &Path, norn: &Path, list: &[Op]) -> Option<Difference> {
+/// Nothing when the two agree to the end. The first difference ends the run, unless `all` are wanted and the state has
+/// remained the same.
+pub async fn run(etcd: &Path, norn: &Path, list: &[Op], all: bool) -> Vec<Difference> {
+    let mut found = Vec::new();
     let mut sides = [Side::start(etcd), Side::start(norn)];
     for side in &sides {
         wait_versions(side).await;
@@ -71,7 +73,8 @@ pub async fn run(etcd: &Path, norn: &Path, list: &[Op]) -> Option<Difference> {
         if let Op::Compact { .. } | Op::Progress { .. } = op {
             // Who has not read its history yet is canceled by a compaction, and holds back progress.
             if let Some(text) = watchers_differ(&sides, &reached).await {
-                return Some(Difference { at, text: format!("before {op:?}: {text}") });
+                found.push(Difference { at, text: format!("before {op:?}: {text}") });
+                return found;
             }
         }
         let mut answers = Vec::new();
@@ -86,7 +89,10 @@ pub async fn run(etcd: &Path, norn: &Path, list: &[Op]) -> Option<Difference> {
                 "{op:?} at {reached:?}{died}\n    etcd: {}\n    norn: {}\n    {panics}",
                 theirs.text, ours.text
             );
-            return Some(Difference { at, text });
+            found.push(Difference { at, text });
+            if !all || matches!(op, Op::Watch(_)) || !same_state(&sides).await {
+                return found;
+            }
         }
         reached.revision = reached.revision.max(theirs.revision);
         if let (Op::Compact { revision, .. }, true) = (op, theirs.accepted) {
@@ -96,17 +102,31 @@ pub async fn run(etcd: &Path, norn: &Path, list: &[Op]) -> Option<Difference> {
         if (last || at % WATCH_EVERY == WATCH_EVERY - 1)
             && let Some(text) = watchers_differ(&sides, &reached).await
         {
-            return Some(Difference { at, text });
+            found.push(Difference { at, text });
+            return found;
         }
     }
     let mut hashes = Vec::new();
     for side in &sides {
         hashes.push(show(side.client.hash_kv(0).await));
     }
-    (hashes[0] != hashes[1]).then(|| Difference {
-        at: list.len().saturating_sub(1),
-        text: format!("the hash at the end\n    etcd: {}\n    norn: {}", hashes[0], hashes[1]),
-    })
+    if hashes[0] != hashes[1] {
+        found.push(Difference {
+            at: list.len().saturating_sub(1),
+            text: format!("the hash at the end\n    etcd: {}\n    norn: {}", hashes[0], hashes[1]),
+        });
+    }
+    found
+}
+
+async fn same_state(sides: &[Side; 2]) -> bool {
+    let mut states = Vec::new();
+    for side in sides {
+        let keys = show(side.client.range(req::all()).await);
+        let alarms = show(side.client.alarm(AlarmRequest::default()).await);
+        states.push((keys, alarms, show(side.client.leases().await)));
+    }
+    states[0] == states[1]
 }
 
 /// The cluster and storage versions are decided a moment after the start.

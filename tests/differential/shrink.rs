@@ -16,7 +16,7 @@ pub async fn shrink(options: &Options, list: Vec<Op>, found: Difference) -> (Vec
             fewer.drain(at..(at + piece).min(best.len()));
             runs += 1;
             // Another difference than the one found is as good.
-            match pair::run(&options.etcd, &options.norn, &fewer).await {
+            match first(options, &fewer).await {
                 Some(found) => {
                     fewer.truncate(found.at + 1);
                     (best, last) = (fewer, found);
@@ -26,5 +26,28 @@ pub async fn shrink(options: &Options, list: Vec<Op>, found: Difference) -> (Vec
         }
         piece /= 2;
     }
+    // Then pieces of what differs last, as long as it still does.
+    'again: while runs < options.shrink_runs {
+        let Some(op) = best.last() else { break };
+        for smaller in op.smaller() {
+            let mut fewer = best.clone();
+            fewer.pop();
+            fewer.push(smaller);
+            runs += 1;
+            if let Some(found) = first(options, &fewer).await {
+                fewer.truncate(found.at + 1);
+                (best, last) = (fewer, found);
+                continue 'again;
+            }
+            if runs >= options.shrink_runs {
+                break;
+            }
+        }
+        break;
+    }
     (best, last)
+}
+
+async fn first(options: &Options, list: &[Op]) -> Option<Difference> {
+    pair::run(&options.etcd, &options.norn, list, false).await.into_iter().next()
 }
