@@ -222,14 +222,14 @@ pub struct WatchStream {
 #[derive(Debug)]
 enum Answers {
     Opening(JoinHandle<Result<Response<Streaming<WatchResponse>>, Status>>),
-    Open(Streaming<WatchResponse>),
+    Open(Box<Streaming<WatchResponse>>),
 }
 
 impl Answers {
     async fn message(&mut self) -> Result<Option<WatchResponse>, Status> {
         if let Self::Opening(opening) = self {
             let opened = opening.await.expect("opening a stream does not panic")?;
-            *self = Self::Open(opened.into_inner());
+            *self = Self::Open(Box::new(opened.into_inner()));
         }
         match self {
             Self::Open(answers) => answers.message().await,

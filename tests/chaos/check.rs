@@ -28,7 +28,7 @@ pub async fn check(cluster: &Cluster, logs: &[Log]) -> (History, Vec<String>) {
         match client.range(get("c0/0")).await {
             Ok(answer) => last = last.max(answer.header.map_or(0, |h| h.revision)),
             Err(status) => {
-                problems.push(format!("{}: the last read: {status:?}", server.setup.name))
+                problems.push(format!("{}: the last read: {status:?}", server.setup.name));
             }
         }
     }
