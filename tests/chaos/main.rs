@@ -32,10 +32,11 @@ struct Options {
     seed: u64,
     clients: usize,
     wipe: bool,
+    /// More flags for the servers.
+    flags: Vec<String>,
 }
 
-const USAGE: &str =
-    "usage: norn-chaos [--server PATH] [--seconds N] [--seed S] [--clients N] [--wipe]";
+const USAGE: &str = "usage: norn-chaos [--server PATH] [--seconds N] [--seed S] [--clients N] [--wipe] [--flag --SERVER-FLAG=V]...";
 const MEMBERS: usize = 3;
 
 fn main() -> ExitCode {
@@ -67,7 +68,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> Vec<String> {
-    let setup = Setup { binary: options.server.clone(), ..Setup::default() };
+    let setup =
+        Setup { binary: options.server.clone(), flags: options.flags.clone(), ..Setup::default() };
     let mut cluster = Cluster::start_with(MEMBERS, &setup);
     let urls = cluster.urls();
     let stop = Arc::new(AtomicBool::new(false));
@@ -125,6 +127,7 @@ async fn run(options: &Options) -> Vec<String> {
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
     let (mut server, mut seconds, mut seed, mut clients, mut wipe) = (None, 30, 1, 16, false);
+    let mut flags = Vec::new();
     while let Some(word) = words.next() {
         if word == "--wipe" {
             wipe = true;
@@ -137,9 +140,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--seconds" => seconds = value.parse().map_err(bad)?,
             "--seed" => seed = value.parse().map_err(bad)?,
             "--clients" => clients = value.parse().map_err(bad)?,
+            "--flag" => flags.push(value),
             _ => return Err(format!("unknown option {word}")),
         }
     }
     let server = server.unwrap_or_else(|| norn_tests::command::server_path().to_owned());
-    Ok(Options { server, seconds, seed, clients, wipe })
+    Ok(Options { server, seconds, seed, clients, wipe, flags })
 }
