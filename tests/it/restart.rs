@@ -196,3 +196,68 @@ async fn a_whole_cluster_killed_at_once_comes_back() {
     }
     assert_eq!(cluster.assert_same_hash().await, before);
 }
+
+#[tokio::test]
+async fn a_restarted_server_is_ready_only_when_it_has_caught_up() {
+    let mut server = Server::start();
+    for round in 1..=20 {
+        let client = server.client();
+        for i in 0..10 {
+            client.put(put(&format!("k{i}"), &round.to_string())).await.unwrap();
+        }
+        server.crash_and_restart();
+        // Local, not linearizable: what the server had when it said that it was ready.
+        let status = server.client().status().await.unwrap();
+        assert_eq!(status.header.unwrap().revision, 10 * round + 1, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_is_sent_a_snapshot_while_it_runs_keeps_what_follows() {
+    let setup = norn_tests::Setup::default()
+        .flag("--snapshot-count=20")
+        .flag("--snapshot-catchup-entries=10");
+    let mut cluster = Cluster::start_with(3, &setup);
+    let leader = cluster.leader().await;
+    let behind = (leader + 1) % 3;
+    let client = cluster.servers[leader].client();
+    for i in 0..100 {
+        client.put(put(&format!("before{i}"), "v")).await.unwrap();
+    }
+    // Stopped, not killed: it must change its state under way, with all its files open. What is sent to it meanwhile fills the
+    // sockets, until the leader gives the connection up.
+    cluster.servers[behind].signal(rustix::process::Signal::STOP);
+    let given_up = |cluster: &Cluster| {
+        let lines = cluster.servers[leader].lines();
+        lines.iter().filter(|l| l.contains("peer became inactive")).count()
+    };
+    let before = given_up(&cluster);
+    let large = "v".repeat(200_000);
+    for i in 0..100 {
+        client.put(put(&format!("while{}", i % 10), &large)).await.unwrap();
+    }
+    until_async("the leader to give up", Duration::from_secs(40), async || {
+        (given_up(&cluster) > before).then_some(())
+    })
+    .await;
+    for i in 0..300 {
+        client.put(put(&format!("then{i}"), "v")).await.unwrap();
+    }
+    cluster.servers[behind].signal(rustix::process::Signal::CONT);
+    cluster.leader().await;
+    cluster.assert_same_hash().await;
+    for i in 0..300 {
+        client.put(put(&format!("after{i}"), &"v".repeat(1000))).await.unwrap();
+    }
+    let hash = cluster.assert_same_hash().await;
+    let local = cluster.servers[behind].client();
+    let read = local.range(all()).await.unwrap();
+    assert_eq!(read.count, 100 + 10 + 300 + 300);
+    let installed = |l: &String| l.contains("applied snapshot");
+    let lines = cluster.servers[behind].lines();
+    assert!(lines.iter().any(installed), "no snapshot was sent: the test proves nothing");
+    cluster.servers[behind].assert_alive();
+    cluster.servers[behind].crash_and_restart();
+    assert_eq!(cluster.assert_same_hash().await, hash);
+    cluster.servers[behind].assert_alive();
+}
