@@ -1,0 +1,149 @@
+//! norn-chaos: three real processes under load, killed, stopped and wiped, and afterwards every promise checked.
+//!
+//! ```text
+//! norn-chaos --server /path/to/nornd --seconds 60 --seed 1 --clients 16 [--wipe]
+//! ```
+//!
+//! What is checked ([`check`]):
+//!   - every acknowledged write is in the history of every member, at its revision, with its value;
+//!   - a key's last value is its last acknowledged one, or one whose call ended without an answer and that came later;
+//!   - nothing is in the history that nobody wrote, and no value is there twice;
+//!   - a client never sees the revision go backwards, and reads what it wrote;
+//!   - the members have the same hash at the same revision.
+//!
+//! The faults ([`faults`]) follow from the seed, which is printed; the interleaving with the processes does not.
+
+mod check;
+mod clients;
+mod faults;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use norn_tests::rng::Rng;
+use norn_tests::{Cluster, Setup};
+
+struct Options {
+    server: PathBuf,
+    seconds: u64,
+    seed: u64,
+    clients: usize,
+    wipe: bool,
+    /// More flags for the servers.
+    flags: Vec<String>,
+}
+
+const USAGE: &str = "usage: norn-chaos [--server PATH] [--seconds N] [--seed S] [--clients N] [--wipe] [--flag --SERVER-FLAG=V]...";
+const MEMBERS: usize = 3;
+
+fn main() -> ExitCode {
+    let options = match parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(problem) => {
+            eprintln!("{problem}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    println!(
+        "norn-chaos: {} with seed {}, {} s, {} clients{}",
+        options.server.display(),
+        options.seed,
+        options.seconds,
+        options.clients,
+        if options.wipe { ", wiping" } else { "" }
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let problems = runtime.block_on(run(&options));
+    for problem in problems.iter().take(20) {
+        println!("PROBLEM: {problem}");
+    }
+    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(options: &Options) -> Vec<String> {
+    let setup =
+        Setup { binary: options.server.clone(), flags: options.flags.clone(), ..Setup::default() };
+    let mut cluster = Cluster::start_with(MEMBERS, &setup);
+    let urls = cluster.urls();
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..options.clients)
+        .map(|n| tokio::spawn(clients::run(n, urls.clone(), Arc::clone(&stop))))
+        .collect();
+
+    let start = Instant::now();
+    let mut faults = faults::Faults::new(Rng::new(options.seed), options.wipe);
+    while start.elapsed() < Duration::from_secs(options.seconds) {
+        faults.next(&mut cluster).await;
+    }
+    let took = start.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    let mut logs = Vec::new();
+    for client in clients {
+        logs.push(client.await.expect("a client does not panic"));
+    }
+
+    let mut problems = Vec::new();
+    for server in &mut cluster.servers {
+        if !server.is_running() {
+            problems.push(format!("{} is dead", server.setup.name));
+        }
+        problems.extend(server.panics().into_iter().map(|p| format!("{}: {p}", server.setup.name)));
+    }
+    let mut found = check::History::default();
+    if problems.is_empty() {
+        (found, problems) = check::check(&cluster, &logs).await;
+    }
+    let count = |f: fn(&clients::Log) -> usize| logs.iter().map(f).sum::<usize>();
+    let acknowledged = count(|l| l.acknowledged());
+    if !problems.is_empty() {
+        for server in &cluster.servers {
+            let file = format!("norn-chaos-{}-{}.log", options.seed, server.setup.name);
+            let path = std::env::temp_dir().join(file);
+            server.save_log(&path);
+            println!("the log of {} is {}", server.setup.name, path.display());
+        }
+    }
+    println!(
+        "norn-chaos: seed {}: {} acknowledged ({}/s), {} without answer, {} reads, {}, {} revisions, hash {:08x}, {} problems",
+        options.seed,
+        acknowledged,
+        acknowledged as u64 * 1000 / took.as_millis().max(1) as u64,
+        count(|l| l.unknown()),
+        count(|l| l.reads),
+        faults.summary(),
+        found.revisions,
+        found.hash,
+        problems.len()
+    );
+    problems
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
+    let (mut server, mut seconds, mut seed, mut clients, mut wipe) = (None, 30, 1, 16, false);
+    let mut flags = Vec::new();
+    while let Some(word) = words.next() {
+        if word == "--wipe" {
+            wipe = true;
+            continue;
+        }
+        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
+        let bad = |_| format!("{word}: cannot read {value:?}");
+        match word.as_str() {
+            "--server" => server = Some(PathBuf::from(&value)),
+            "--seconds" => seconds = value.parse().map_err(bad)?,
+            "--seed" => seed = value.parse().map_err(bad)?,
+            "--clients" => clients = value.parse().map_err(bad)?,
+            "--flag" => flags.push(value),
+            _ => return Err(format!("unknown option {word}")),
+        }
+    }
+    let server = server.unwrap_or_else(|| norn_tests::command::server_path().to_owned());
+    Ok(Options { server, seconds, seed, clients, wipe, flags })
+}
