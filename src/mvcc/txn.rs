@@ -67,8 +67,8 @@ pub enum Op {
     Put(PutRequest),
     Delete(DeleteRequest),
     Txn(TxnRequest),
-    /// An operation with nothing in it; refused at the front door.
-    Missing,
+    /// Refused at the front door for this reason, in its turn: nothing in it, or no such sort.
+    Bad(CheckError),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -118,6 +118,7 @@ pub enum CheckError {
     DuplicateKey,
     ValueProvided,
     LeaseProvided,
+    InvalidSortOption,
 }
 
 /// What the state refuses; nothing was changed.
@@ -227,8 +228,10 @@ impl TxnRequest {
     ) -> Result<TxnResult, ApplyError<V::Error>> {
         assert!(self.is_read_only(), "a transaction with writes goes through the log");
         let succeeded = holds(store, values, &self.compare)?;
+        let path = Path { succeeded, nested: Vec::new() };
+        self.check_state(&path, store, &|_| true)?;
         let mut responses = Vec::new();
-        for op in if succeeded { &self.success } else { &self.failure } {
+        for op in self.ops(&path) {
             if let Op::Range(range) = op {
                 responses.push(OpResult::Range(store.range(values, range)?));
             }
@@ -278,7 +281,7 @@ impl TxnRequest {
                     let path = nested.next().expect("a path for each nested txn");
                     txn.check_state(path, store, lease_exists)?;
                 }
-                Op::Range(_) | Op::Delete(_) | Op::Missing => {}
+                Op::Range(_) | Op::Delete(_) | Op::Bad(_) => {}
             }
         }
         Ok(())
@@ -308,7 +311,7 @@ impl TxnRequest {
                     // etcd leaves the revision of a nested response at 0.
                     OpResult::Txn(TxnResult { succeeded: path.succeeded, revision: 0, responses })
                 }
-                Op::Missing => continue,
+                Op::Bad(_) => continue,
             });
         }
         Ok(results)
@@ -429,7 +432,7 @@ fn check_ops(txn: &TxnRequest, ops_max: usize) -> Result<(), CheckError> {
             Op::Range(_) | Op::Delete(_) => {}
             Op::Put(put) => put.check()?,
             Op::Txn(inner) => check_ops(inner, ops_max - widest)?,
-            Op::Missing => return Err(CheckError::KeyNotFound),
+            Op::Bad(reason) => return Err(*reason),
         }
     }
     Ok(())
@@ -542,7 +545,8 @@ mod tests {
     fn missing_key_and_empty_operation() {
         let request = TxnRequest { success: vec![put("")], ..TxnRequest::default() };
         assert_eq!(check_txn(&request, 128), Err(CheckError::EmptyKey));
-        let request = TxnRequest { failure: vec![Op::Missing], ..TxnRequest::default() };
+        let request =
+            TxnRequest { failure: vec![Op::Bad(CheckError::KeyNotFound)], ..TxnRequest::default() };
         assert_eq!(check_txn(&request, 128), Err(CheckError::KeyNotFound));
     }
 }

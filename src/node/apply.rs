@@ -113,7 +113,12 @@ impl<R: Reader> Node<R> {
             }
             Command::ClusterMemberAttrSet(r) => {
                 let attributes = r.member_attributes.unwrap_or_default();
-                self.apply_attributes(r.member_id, attributes.name, attributes.client_urls);
+                self.apply_attributes(
+                    r.member_id,
+                    attributes.name,
+                    attributes.client_urls,
+                    is_local,
+                );
                 Ok(Bytes::new())
             }
             Command::DowngradeInfoSet(r) => {
@@ -231,11 +236,14 @@ impl<R: Reader> Node<R> {
 
     fn apply_lease_grant(&mut self, r: &pb::LeaseGrantRequest) -> Result<Bytes, Error> {
         let fits = self.charge(lease_cost());
-        if self.lessor.contains(r.id) || r.id == 0 {
-            return Err(if r.id == 0 { Error::LeaseNotFound } else { Error::LeaseExists });
+        if r.id == 0 {
+            return Err(Error::LeaseNotFound);
         }
         if r.ttl > crate::lease::TTL_MAX {
             return Err(Error::LeaseTtlTooLarge);
+        }
+        if self.lessor.contains(r.id) {
+            return Err(Error::LeaseExists);
         }
         self.counters.leases_granted += 1;
         let ttl = self.lessor.grant(r.id, r.ttl, self.now);

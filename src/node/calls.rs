@@ -8,7 +8,7 @@ use prost::Message;
 
 use crate::command::{Command, CommandHeader};
 use crate::input::{Method, Token};
-use crate::lease::{RenewError, TTL_MAX};
+use crate::lease::RenewError;
 use crate::node::{APPLY_GAP_MAX, HELD_PROPOSALS_MAX, Proposal};
 use crate::reads::{Read, ReadKind};
 use crate::watchers::StreamId;
@@ -171,9 +171,6 @@ impl<R: Reader> Node<R> {
         if r.id == 0 {
             // Positive, so that it prints the same everywhere.
             r.id = (self.ids.next() & (i64::MAX as u64)).cast_signed();
-        }
-        if r.ttl > TTL_MAX {
-            return Err(Error::LeaseTtlTooLarge);
         }
         self.propose(token, &Command::LeaseGrant(r))
     }

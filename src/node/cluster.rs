@@ -218,13 +218,21 @@ impl<R: Reader> Node<R> {
         voters.filter(|m| m.id == self.id || self.is_connected(m.id, CONNECTED_MS)).count()
     }
 
-    pub(crate) fn apply_attributes(&mut self, id: u64, name: String, client_urls: Vec<String>) {
+    /// `is_own`: proposed by this node since it started. One from before its restart says nothing about whether it
+    /// has caught up.
+    pub(crate) fn apply_attributes(
+        &mut self,
+        id: u64,
+        name: String,
+        client_urls: Vec<String>,
+        is_own: bool,
+    ) {
         let member = self.members.set_attributes(id, name, client_urls);
         if let Some(member) = member {
             let json = member.to_json();
             self.backend.set(Table::Members, format!("{id:x}"), json);
         }
-        if id == self.id && self.publish != Publish::Done {
+        if id == self.id && is_own && self.publish != Publish::Done {
             self.publish = Publish::Done;
             let attributes = format!(
                 "{{Name:{} ClientURLs:[{}]}}",

@@ -74,8 +74,15 @@ fn txn_at_depth(r: &pb::TxnRequest, depth: usize) -> Result<mvcc::TxnRequest, Er
         ops.iter()
             .map(|op| {
                 Ok(match &op.request {
-                    None => mvcc::Op::Missing,
-                    Some(OpRequest::RequestRange(r)) => mvcc::Op::Range(range_request(r)?),
+                    None => mvcc::Op::Bad(mvcc::CheckError::KeyNotFound),
+                    // (Refused when its turn comes: what is wrong before it wins.)
+                    Some(OpRequest::RequestRange(r)) => match range_request(r) {
+                        Ok(range) => mvcc::Op::Range(range),
+                        Err(Error::InvalidSortOption) => {
+                            mvcc::Op::Bad(mvcc::CheckError::InvalidSortOption)
+                        }
+                        Err(_) => mvcc::Op::Bad(mvcc::CheckError::EmptyKey),
+                    },
                     Some(OpRequest::RequestPut(r)) => mvcc::Op::Put(put_request(r)),
                     Some(OpRequest::RequestDeleteRange(r)) => mvcc::Op::Delete(delete_request(r)),
                     Some(OpRequest::RequestTxn(r)) => mvcc::Op::Txn(txn_at_depth(r, depth + 1)?),
@@ -137,6 +144,7 @@ impl From<mvcc::CheckError> for Error {
             mvcc::CheckError::DuplicateKey => Error::DuplicateKey,
             mvcc::CheckError::ValueProvided => Error::ValueProvided,
             mvcc::CheckError::LeaseProvided => Error::LeaseProvided,
+            mvcc::CheckError::InvalidSortOption => Error::InvalidSortOption,
         }
     }
 }

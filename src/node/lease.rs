@@ -236,7 +236,7 @@ impl Lessor {
         self.due.first().map(|(time, _)| *time)
     }
 
-    /// Leases that ran out, at most [`EXPIRED_MAX`]; each is due again `retry_ms` later, in case its revocation
+    /// Leases that ran out, at most `EXPIRED_MAX`; each is due again `retry_ms` later, in case its revocation
     /// gets lost.
     pub fn take_expired(&mut self, now: Time, retry_ms: u64) -> Vec<i64> {
         let mut expired = Vec::new();
@@ -255,7 +255,7 @@ impl Lessor {
         expired
     }
 
-    /// Seconds left for leases whose checkpoint is due, at most [`CHECKPOINTS_MAX`].
+    /// Seconds left for leases whose checkpoint is due, at most `CHECKPOINTS_MAX`.
     pub fn take_checkpoints(&mut self, now: Time) -> Vec<(i64, i64)> {
         let mut taken = Vec::new();
         while taken.len() < CHECKPOINTS_MAX {

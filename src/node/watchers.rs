@@ -156,10 +156,10 @@ impl Watchers {
         let Some(state) = self.streams.get_mut(&stream) else { return };
         let key = if r.key.is_empty() { Bytes::from_static(&[0]) } else { r.key.clone() };
         let range = KeyRange::new(key, r.range_end.clone());
-        let refused = if range.is_empty() {
-            Some("mvcc: watcher range is empty")
-        } else if r.start_revision < 0 {
+        let refused = if r.start_revision < 0 {
             Some("etcdserver: mvcc: required revision has been compacted")
+        } else if range.is_empty() {
+            Some("mvcc: watcher range is empty")
         } else if r.watch_id != 0 && state.watchers.contains_key(&r.watch_id) {
             Some("mvcc: duplicate watch ID provided on the WatchStream")
         } else {

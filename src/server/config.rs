@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use norn_node::AutoCompaction;
 
-use crate::flags::{Values, parse_duration_ns};
+use crate::flags::{Values, feature_gates, parse_duration_ns};
 use crate::log::Level;
 
 #[derive(Clone, Debug)]
@@ -299,38 +299,6 @@ fn auto_compaction(values: &Values) -> Result<AutoCompaction, String> {
         }
         (false, _) => AutoCompaction::Revision { retention: ns },
     })
-}
-
-/// Gates of 3.7, with or without effect here.
-const GATES: &[&str] = &[
-    "StopGRPCServiceOnDefrag",
-    "TxnModeWriteWithSharedBuffer",
-    "InitialCorruptCheck",
-    "CompactHashCheck",
-    "LeaseCheckpoint",
-    "LeaseCheckpointPersist",
-    "SetMemberLocalAddr",
-    "FastLeaseKeepAlive",
-    "PriorityRequest",
-    "AllAlpha",
-    "AllBeta",
-];
-
-fn feature_gates(text: &str) -> Result<BTreeMap<String, bool>, String> {
-    let mut gates = BTreeMap::new();
-    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
-        let Some((name, value)) = pair.split_once('=') else {
-            return Err(format!("missing bool value for {pair}"));
-        };
-        if !GATES.contains(&name) {
-            return Err(format!("unrecognized feature gate: {name}"));
-        }
-        let value = value
-            .parse()
-            .map_err(|error| format!("invalid value of {name}={value}, err: {error}"))?;
-        gates.insert(name.to_owned(), value);
-    }
-    Ok(gates)
 }
 
 /// `name=url,name=url`; a name may come more than once, a URL may not.

@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -33,6 +33,9 @@ struct Root {
     no_sync: bool,
     readers: Mutex<HashMap<FileName, Arc<File>>>,
     latched: AtomicBool,
+    /// Counts names that were created, renamed or removed. A write handle from before may lead to a file that no
+    /// longer has its name, so a thread that sees another number drops its handles.
+    names: AtomicU64,
     metrics: Arc<DiskMetrics>,
 }
 
@@ -60,6 +63,8 @@ pub struct FileDisk {
 struct Writer {
     root: Arc<Root>,
     files: HashMap<FileName, File>,
+    /// [`Root::names`] when the handles were valid.
+    names: u64,
 }
 
 impl FileDisk {
@@ -93,6 +98,7 @@ impl FileDisk {
             no_sync,
             readers: Mutex::new(HashMap::new()),
             latched: AtomicBool::new(false),
+            names: AtomicU64::new(0),
             metrics,
         });
         let (done_in, done) = mpsc::channel();
@@ -100,7 +106,7 @@ impl FileDisk {
         let mut start = |name: &str| {
             let (batches_in, batches) = mpsc::channel::<DiskBatch>();
             let (done, wake) = (done_in.clone(), wake.clone());
-            let mut writer = Writer { root: Arc::clone(&root), files: HashMap::new() };
+            let mut writer = Writer { root: Arc::clone(&root), files: HashMap::new(), names: 0 };
             let worker = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 for batch in batches {
                     let result = writer.run_batch(&batch);
@@ -115,7 +121,7 @@ impl FileDisk {
         };
         let log = Some(start("norn-log")?);
         let bulk = Some(start("norn-bulk")?);
-        let writer = Writer { root: Arc::clone(&root), files: HashMap::new() };
+        let writer = Writer { root: Arc::clone(&root), files: HashMap::new(), names: 0 };
         Ok(FileDisk { root, writer, log, bulk, done, workers, _lock: lock })
     }
 
@@ -283,6 +289,23 @@ impl Writer {
     }
 
     fn run(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        let names = self.root.names.load(Ordering::Acquire);
+        if names != self.names {
+            self.files.clear();
+            self.names = names;
+        }
+        let result = self.run_one(op);
+        if matches!(op, DiskOp::Create { .. } | DiskOp::Rename { .. } | DiskOp::Remove { .. }) {
+            // Our own change keeps our own handles valid, unless somebody else's came between.
+            let before = self.root.names.fetch_add(1, Ordering::AcqRel);
+            if before == self.names {
+                self.names = before + 1;
+            }
+        }
+        result
+    }
+
+    fn run_one(&mut self, op: &DiskOp) -> Result<(), DiskError> {
         match op {
             DiskOp::MakeDir { dir } => {
                 let mut builder = std::fs::DirBuilder::new();
@@ -444,6 +467,30 @@ mod tests {
         assert_eq!(reader.read_at(&name("member/b"), 0, 100).unwrap(), &b"abxyz"[..]);
         assert_eq!(reader.len(&file), Ok(None));
         assert_eq!(reader.list(&name("member")).unwrap(), [".lock", "b"]);
+    }
+
+    /// A snapshot replaces files that another thread has open.
+    #[test]
+    fn a_replaced_file_is_written_under_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = open(dir.path());
+        let file = name("member/a");
+        let write = |text: &'static [u8], offset| DiskOp::Write {
+            file: file.clone(),
+            offset,
+            data: Bytes::from_static(text),
+        };
+        let create = DiskOp::Create { file: file.clone() };
+        let ops = vec![create.clone(), write(b"old", 0)];
+        disk.submit(DiskBatch { id: BatchId(1), queue: DiskQueue::Bulk, ops });
+        assert_eq!(wait(&disk).result, Ok(()));
+        disk.execute(&DiskOp::Remove { file: file.clone() }).unwrap();
+        disk.execute(&create).unwrap();
+        disk.execute(&write(b"new", 0)).unwrap();
+        let ops = vec![write(b"er", 3)];
+        disk.submit(DiskBatch { id: BatchId(2), queue: DiskQueue::Bulk, ops });
+        assert_eq!(wait(&disk).result, Ok(()));
+        assert_eq!(disk.read_at(&file, 0, 100).unwrap(), &b"newer"[..]);
     }
 
     #[test]

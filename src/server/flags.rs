@@ -405,6 +405,9 @@ fn read_variable(values: &mut Values, variable: &str, value: String) -> Result<(
 }
 
 fn check(flag: &Flag, value: &str) -> Result<(), String> {
+    if flag.name == "feature-gates" {
+        return feature_gates(value).map(drop);
+    }
     let parse_error = || "parse error".to_owned();
     match flag.kind {
         Kind::Text => Ok(()),
@@ -511,6 +514,38 @@ pub fn parse_duration_ns(text: &str) -> Option<i64> {
         total += number * unit;
     }
     Some((sign * total) as i64)
+}
+
+/// Gates of 3.7, with or without effect here.
+pub const GATES: &[&str] = &[
+    "StopGRPCServiceOnDefrag",
+    "TxnModeWriteWithSharedBuffer",
+    "InitialCorruptCheck",
+    "CompactHashCheck",
+    "LeaseCheckpoint",
+    "LeaseCheckpointPersist",
+    "SetMemberLocalAddr",
+    "FastLeaseKeepAlive",
+    "PriorityRequest",
+    "AllAlpha",
+    "AllBeta",
+];
+
+pub fn feature_gates(text: &str) -> Result<BTreeMap<String, bool>, String> {
+    let mut gates = BTreeMap::new();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(format!("missing bool value for {pair}"));
+        };
+        if !GATES.contains(&name) {
+            return Err(format!("unrecognized feature gate: {name}"));
+        }
+        let value = value
+            .parse()
+            .map_err(|error| format!("invalid value of {name}={value}, err: {error}"))?;
+        gates.insert(name.to_owned(), value);
+    }
+    Ok(gates)
 }
 
 /// The summary that follows an error, and `--help`.

@@ -38,7 +38,13 @@ pub async fn bind(url: &str) -> Result<TcpListener, String> {
         port if port.starts_with(':') => format!("0.0.0.0{port}"),
         other => other.to_owned(),
     };
-    TcpListener::bind(&target).await.map_err(|error| format!("listen tcp {target}: {error}"))
+    TcpListener::bind(&target).await.map_err(|error| match error.kind() {
+        // (In Go's words: scripts look for them.)
+        std::io::ErrorKind::AddrInUse => {
+            format!("listen tcp {target}: bind: address already in use")
+        }
+        _ => format!("listen tcp {target}: {error}"),
+    })
 }
 
 /// What one kind of listener serves.

@@ -304,6 +304,7 @@ pub fn page<R: Reader>(node: &Node<R>, disk: &DiskMetrics, grpc: &GrpcMetrics) -
         grpc.received_bytes,
     );
     grpc_page(o, grpc);
+    feature_page(o);
     process_page(o);
     out
 }
@@ -329,6 +330,18 @@ fn grpc_page(o: &mut String, grpc: &GrpcMetrics) {
     }
 }
 
+fn feature_page(o: &mut String) {
+    let name = "etcd_server_feature_enabled";
+    let _ = writeln!(o, "# HELP {name} Whether a feature is on.\n# TYPE {name} gauge");
+    for gate in crate::flags::GATES {
+        let (stage, on) = match *gate {
+            "FastLeaseKeepAlive" => ("BETA", 1),
+            _ => ("ALPHA", 0),
+        };
+        let _ = writeln!(o, "{name}{{name=\"{gate}\",stage=\"{stage}\"}} {on}");
+    }
+}
+
 fn process_page(o: &mut String) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kilobytes = |key: &str| {
@@ -344,4 +357,17 @@ fn process_page(o: &mut String) {
     let fds = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count());
     gauge(o, "process_open_fds", "Open file descriptors.", fds as i64);
     gauge(o, "os_fd_used", "Open file descriptors.", fds as i64);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.and_then(|n| i64::try_from(n).ok()).unwrap_or(i64::MAX);
+    gauge(o, "os_fd_limit", "File descriptors this process may open.", limit);
+    gauge(o, "process_max_fds", "File descriptors this process may open.", limit);
+    // User and system time, in hundredths of a second, are fields 14 and 15; the name before may hold blanks.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok());
+    let seconds = ticks.sum::<u64>() as f64 / 100.0;
+    let name = "process_cpu_seconds_total";
+    let _ =
+        writeln!(o, "# HELP {name} User and system time.\n# TYPE {name} counter\n{name} {seconds}");
 }

@@ -101,6 +101,16 @@ fn check(core: &Core, headers: &HeaderMap) -> Result<(), Box<Response<Body>>> {
     if let Some(id) = text("X-Etcd-Cluster-ID")
         && u64::from_str_radix(id, 16) != Ok(core.transport.cluster_id())
     {
+        core.log.warn(
+            "request cluster ID mismatch",
+            &[
+                (
+                    "local-member-cluster-id",
+                    format!("{:x}", core.transport.cluster_id()).as_str().into(),
+                ),
+                ("remote-peer-cluster-id", id.into()),
+            ],
+        );
         return refuse("cluster ID mismatch");
     }
     Ok(())
