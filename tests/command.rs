@@ -104,10 +104,14 @@ pub fn server_is_etcd() -> bool {
     server_path().file_name().is_some_and(|n| n.to_string_lossy().starts_with("etcd"))
 }
 
-/// A stock tool: the variable's value, else the usual place. `None` (after a loud line) when it is not there, and the test
+/// Where `.ci/etcd-tools` builds etcd's own programs.
+const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/etcd-tools");
+
+/// A stock tool: the variable's value, else where ours are built. `None` (after a loud line) when it is not there, and the test
 /// that wanted it passes as skipped.
-pub fn tool(variable: &str, usual: &str) -> Option<PathBuf> {
-    let path = std::env::var_os(variable).map_or_else(|| PathBuf::from(usual), PathBuf::from);
+pub fn tool(variable: &str, name: &str) -> Option<PathBuf> {
+    let usual = || PathBuf::from(TOOLS).join(name);
+    let path = std::env::var_os(variable).map_or_else(usual, PathBuf::from);
     if path.exists() {
         return Some(path);
     }
@@ -116,9 +120,9 @@ pub fn tool(variable: &str, usual: &str) -> Option<PathBuf> {
 }
 
 pub fn etcdctl() -> Option<PathBuf> {
-    tool("NORN_TEST_ETCDCTL", "/tmp/etcd371/etcdctl")
+    tool("NORN_TEST_ETCDCTL", "etcdctl")
 }
 
 pub fn etcdutl() -> Option<PathBuf> {
-    tool("NORN_TEST_ETCDUTL", "/tmp/etcd371/etcdutl")
+    tool("NORN_TEST_ETCDUTL", "etcdutl")
 }

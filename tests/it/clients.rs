@@ -200,8 +200,7 @@ fn etcdctl_saves_a_snapshot_that_etcdutl_reads_and_restores() {
 fn etcdctl_snapshots_hold_what_the_hash_says() {
     // The restored database is served by a real etcd, when there is one: same keys, same hash.
     let (server, ctl) = start!();
-    let (Some(utl), Some(etcd)) =
-        (etcdutl(), norn_tests::command::tool("NORN_TEST_ETCD", "/tmp/etcd371/etcd"))
+    let (Some(utl), Some(etcd)) = (etcdutl(), norn_tests::command::tool("NORN_TEST_ETCD", "etcd"))
     else {
         return;
     };
