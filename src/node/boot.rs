@@ -490,12 +490,17 @@ fn open_log<D: Disk, R: Reader>(
             return import(disk, reader, dir, options, &etcd_db);
         }
     } else {
-        let (log, recovered) = RevisionLog::open(disk, reader.clone(), dir.clone(), options)?;
-        if recovered.applied_index >= snapshot_index {
-            return Ok(log);
-        }
-        let (path, index) = (dir, recovered.applied_index);
-        if disk.len(&received)?.is_none() {
+        let opened = RevisionLog::open(disk, reader.clone(), dir.clone(), options);
+        let has_received = disk.len(&received)?.is_some();
+        let index = match opened {
+            Ok((log, recovered)) if recovered.applied_index >= snapshot_index => return Ok(log),
+            Ok((_, recovered)) => recovered.applied_index,
+            // An installation that was cut short leaves anything behind, and what it was made from.
+            Err(_) if has_received => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let path = dir;
+        if !has_received {
             return Err(BootError(format!(
                 "database file ({path} index {index}) does not match with snapshot \
                  (index {snapshot_index}), and failed to find database snapshot file \

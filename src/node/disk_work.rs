@@ -173,7 +173,10 @@ impl<R: Reader> Node<R> {
             }
             return true;
         }
-        let state = state.or(self.work.unsaved.take());
+        // (What waited is older: written later, it would take the commit index back, and with it the snapshots that
+        // the next start believes.)
+        let state = state.or(self.work.unsaved);
+        self.work.unsaved = None;
         let save = Save { entries: &entries, state, snapshot: record, sync: true };
         self.wal.append(&save, &mut ops);
         let batch = self.batch(DiskQueue::Log, ops);

@@ -342,11 +342,12 @@ impl Wal {
             return;
         }
         self.released -= count;
-        // Oldest first: a crash in between must leave a gapless rest.
+        // Oldest first, and each durable before the next: a power loss must leave a gapless rest, and of removals that
+        // share a sync it may undo any.
         for segment in self.segments.drain(..count) {
             ops.push(DiskOp::Remove { file: segment.file(&self.dir) });
+            ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
         }
-        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
     }
 
     /// The metadata that every segment repeats.
