@@ -6,13 +6,34 @@ use crate::rng::Rng;
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     /// Now, or (`in_batches` > 0) in the middle of the turn that submits the n-th batch from now.
-    Crash { node: usize, power: bool, in_batches: u64, sends: bool, down_us: u64, boot_syncs: u64 },
+    Crash {
+        node: usize,
+        power: bool,
+        in_batches: u64,
+        sends: bool,
+        down_us: u64,
+        boot_syncs: u64,
+    },
     /// All members at once.
-    Blackout { power: bool, down_us: u64 },
-    Partition { draw: u64, for_us: u64 },
-    Pause { node: usize, for_us: u64 },
-    FailSync { node: usize, nth: u64 },
-    Transfer { node: usize },
+    Blackout {
+        power: bool,
+        down_us: u64,
+    },
+    Partition {
+        draw: u64,
+        for_us: u64,
+    },
+    Pause {
+        node: usize,
+        for_us: u64,
+    },
+    FailSync {
+        node: usize,
+        nth: u64,
+    },
+    Transfer {
+        node: usize,
+    },
 }
 
 pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {

@@ -5,17 +5,42 @@ use norn_proto::mvccpb;
 
 #[derive(Clone, Debug)]
 pub enum Ask {
-    Put { key: Bytes, value: Bytes, lease: i64 },
-    Get { key: Bytes, serializable: bool },
-    Delete { key: Bytes },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        lease: i64,
+    },
+    Get {
+        key: Bytes,
+        serializable: bool,
+    },
+    Delete {
+        key: Bytes,
+    },
     /// Puts `value` if the key's value is `expect` (`None`: if there is no such key).
-    Swap { key: Bytes, expect: Option<Bytes>, value: Bytes },
+    Swap {
+        key: Bytes,
+        expect: Option<Bytes>,
+        value: Bytes,
+    },
     /// All keys, at a revision (0: now).
-    Range { revision: i64, serializable: bool },
-    Grant { id: i64, ttl: i64 },
-    KeepAlive { id: i64 },
-    Revoke { id: i64 },
-    Compact { revision: i64 },
+    Range {
+        revision: i64,
+        serializable: bool,
+    },
+    Grant {
+        id: i64,
+        ttl: i64,
+    },
+    KeepAlive {
+        id: i64,
+    },
+    Revoke {
+        id: i64,
+    },
+    Compact {
+        revision: i64,
+    },
 }
 
 impl Ask {
@@ -43,7 +68,10 @@ pub enum Outcome {
     Unknown,
     /// Refused: it did not and will not happen.
     Refused(String),
-    Ok { revision: i64, answer: Answer },
+    Ok {
+        revision: i64,
+        answer: Answer,
+    },
 }
 
 #[derive(Clone, Debug)]

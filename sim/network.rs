@@ -70,11 +70,7 @@ impl Network {
     }
 
     pub fn delay(&mut self) -> u64 {
-        let tail = if self.rng.permille(self.tail_permille) {
-            self.rng.heavy(200_000)
-        } else {
-            0
-        };
+        let tail = if self.rng.permille(self.tail_permille) { self.rng.heavy(200_000) } else { 0 };
         10 + self.rng.between(self.latency_us / 2, self.latency_us * 2) + tail
     }
 

@@ -64,6 +64,8 @@ pub struct Options {
     pub keys: u64,
     pub value_bytes: u64,
     pub think_us: u64,
+    /// Operations after which clients slow down: many short histories find more than a few long ones.
+    pub ops_max: usize,
     pub deadline_us: u64,
     /// Of put, get, delete, compare-and-put, range, lease calls, compaction, serializable read.
     pub weights: [u64; 8],
@@ -118,7 +120,7 @@ impl Options {
             profile,
             bug,
             nodes: *r.pick(&[1, 3, 3, 3, 5]),
-            safety_us: r.between(8, 25) * seconds,
+            safety_us: r.between(4, 18) * seconds,
             tick_ms: *r.pick(&[10, 30, 100]),
             election_ticks: *r.pick(&[5, 10, 10]) as u32,
             pre_vote: r.permille(750),
@@ -132,6 +134,7 @@ impl Options {
             clients: r.between(2, 8) as usize,
             keys: r.between(1, 12),
             value_bytes: *r.pick(&[8, 8, 100, 3000]),
+            ops_max: *r.pick(&[500, 1000, 2000]) as usize,
             think_us: *r.pick(&[1_000, 10_000, 60_000]),
             deadline_us: *r.pick(&[300_000, 1_000_000, 4_000_000]),
             weights: [

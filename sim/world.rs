@@ -27,6 +27,7 @@ use crate::workload::{self, Client};
 const QUEUES: [DiskQueue; 2] = [DiskQueue::Log, DiskQueue::Bulk];
 /// Between two comparisons of all members.
 const COMPARE_EVERY_US: u64 = 700_000;
+const SLOW_THINK_US: u64 = 400_000;
 
 enum Event {
     Start { node: usize },
@@ -199,7 +200,9 @@ impl World {
                     self.turn(node, input);
                 }
             }
-            Event::DiskDone { node, incarnation, queue } => self.disk_done(node, incarnation, queue),
+            Event::DiskDone { node, incarnation, queue } => {
+                self.disk_done(node, incarnation, queue)
+            }
             Event::Client { client } => self.client_asks(client),
             Event::Deadline { token } => self.deadline(token),
             Event::Fault { fault } if !self.is_healed => self.strike(fault),
@@ -265,14 +268,23 @@ impl World {
             }
         }
         self.raft.restarted(self.members[node].id);
-        self.trace.note(self.now, "start", node as u64, self.members[node].incarnation, String::new);
+        self.trace.note(
+            self.now,
+            "start",
+            node as u64,
+            self.members[node].incarnation,
+            String::new,
+        );
         let mut inputs = vec![Input::Wake];
         for other in (0..self.members.len()).filter(|other| *other != node) {
             let id = self.members[other].id;
             inputs.push(Input::PeerVersion { id, version: Some((3, 7)) });
             if self.members[other].host.is_some() && !self.network.is_cut(node, other) {
                 inputs.push(Input::PeerActive { id, active: true });
-                self.tell_later(other, Input::PeerActive { id: self.members[node].id, active: true });
+                self.tell_later(
+                    other,
+                    Input::PeerActive { id: self.members[node].id, active: true },
+                );
             }
         }
         self.turns(node, inputs);
@@ -301,8 +313,12 @@ impl World {
         member.disk.forget_foreign();
         self.counts.crashes += 1;
         self.trace.note(self.now, "crash", node as u64, u64::from(power), String::new);
-        let lost: Vec<u64> =
-            self.waiting.iter().filter(|(_, (on, _))| *on == node).map(|(token, _)| *token).collect();
+        let lost: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, (on, _))| *on == node)
+            .map(|(token, _)| *token)
+            .collect();
         for token in lost {
             if let Some((_, Waiting::Op { op })) = self.waiting.remove(&token) {
                 self.answered(op, Outcome::Unknown);
@@ -710,7 +726,10 @@ impl World {
         self.number += 1;
         self.ops[op].outcome = outcome;
         self.ops[op].returned = Some((self.now, self.number));
-        let think = self.clients[client].think_us(&self.options);
+        let mut think = self.clients[client].think_us(&self.options);
+        if self.ops.len() > self.options.ops_max {
+            think += SLOW_THINK_US;
+        }
         self.after(think, Event::Client { client });
     }
 
@@ -728,8 +747,7 @@ impl World {
                 let body = pb::HashKvRequest { revision }.encode_to_vec().into();
                 self.call(node, CallFor::Hash, Method::HashKv, body);
             }
-            let (method, body) =
-                workload::encode(&Ask::Range { revision: 0, serializable: true });
+            let (method, body) = workload::encode(&Ask::Range { revision: 0, serializable: true });
             self.call(node, CallFor::Content, method, body);
         }
     }
@@ -863,7 +881,8 @@ fn found(options: &Options, rng: &mut Rng) -> Vec<Member> {
         config.cache_bytes = options.cache_bytes;
         config.lease_checkpoint = options.lease_checkpoint;
         config.watch_progress_interval_ms = options.watch_progress_ms;
-        let ppm = rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed();
+        let ppm =
+            rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed();
         Member {
             id: founder.id,
             config,

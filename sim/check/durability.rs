@@ -24,7 +24,10 @@ pub fn check(ops: &[Op], model: &Model) -> Verdict {
                 if let Ask::Put { value, .. } | Ask::Swap { value, .. } = &op.ask
                     && written.contains(value)
                 {
-                    return Err(Failure::new("A refused write does not happen.", format!("{op:?}")));
+                    return Err(Failure::new(
+                        "A refused write does not happen.",
+                        format!("{op:?}"),
+                    ));
                 }
             }
             Outcome::Unknown => {}

@@ -220,7 +220,10 @@ impl<'a, 'b> Search<'a, 'b> {
         let mut lines = vec![format!("no order explains {:?}; around it:", self.calls[at].op)];
         let from = at.saturating_sub(6);
         lines.extend(self.calls[from..(at + 4).min(self.calls.len())].iter().map(|call| {
-            format!("  {:?}..{:?} {:?} {:?}", call.called, call.returned, call.op.ask, call.op.outcome)
+            format!(
+                "  {:?}..{:?} {:?} {:?}",
+                call.called, call.returned, call.op.ask, call.op.outcome
+            )
         }));
         Failure::new("Each key is a linearizable register.", lines.join("\n"))
     }

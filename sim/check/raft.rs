@@ -75,10 +75,7 @@ impl RaftCheck {
             }
             Some(first) if *first == entry => Ok(()),
             Some(first) => {
-                let detail = format!(
-                    "index {index}: {first:?}; on {:x}: {entry:?}",
-                    node.id()
-                );
+                let detail = format!("index {index}: {first:?}; on {:x}: {entry:?}", node.id());
                 Err(Failure::new("An applied entry is the same on every member.", detail))
             }
         }

@@ -95,7 +95,11 @@ fn content(op: &Op, model: &Model) -> Verdict {
     }
     let state = match &op.ask {
         Ask::Get { key, .. } | Ask::Delete { key } | Ask::Swap { key, .. } => {
-            format!("{:?} (before: {:?})", model.get_at(key, revision), model.get_at(key, revision - 1))
+            format!(
+                "{:?} (before: {:?})",
+                model.get_at(key, revision),
+                model.get_at(key, revision - 1)
+            )
         }
         _ => format!("{:?}", model.at(revision)),
     };

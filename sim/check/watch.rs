@@ -66,14 +66,24 @@ pub fn check(span: &Span, model: &Model, until: Option<i64>) -> Verdict {
         if r.canceled {
             if r.compact_revision <= last.max(start) && r.compact_revision > 0 {
                 let what = format!("cancelled as compacted at {}", r.compact_revision);
-                return Err(broken("Only what was compacted is lost to a watcher.", span, at, what));
+                return Err(broken(
+                    "Only what was compacted is lost to a watcher.",
+                    span,
+                    at,
+                    what,
+                ));
             }
             return Ok(());
         }
         for event in &r.events {
             let got = event.kv.clone().unwrap_or_default();
             let Some(next) = wanted.next() else {
-                return Err(broken("A watcher is told only what happened.", span, at, format!("{got:?}")));
+                return Err(broken(
+                    "A watcher is told only what happened.",
+                    span,
+                    at,
+                    format!("{got:?}"),
+                ));
             };
             let is_delete = event.r#type == i32::from(EventType::Delete);
             if *next != got || is_delete != (next.version == 0) {
@@ -109,14 +119,20 @@ pub fn check(span: &Span, model: &Model, until: Option<i64>) -> Verdict {
         && kv.mod_revision <= until
     {
         let what = format!("at revision {until}, untold: {kv:?}");
-        return Err(broken("A watcher is told everything in the end.", span, span.responses.len(), what));
+        return Err(broken(
+            "A watcher is told everything in the end.",
+            span,
+            span.responses.len(),
+            what,
+        ));
     }
     Ok(())
 }
 
 fn broken(promise: &'static str, span: &Span, at: usize, what: impl Into<String>) -> Failure {
     let key = span.key.as_ref().map_or("all keys".into(), |k| format!("{k:?}"));
-    let around: Vec<String> = span.responses[at.saturating_sub(2)..(at + 1).min(span.responses.len())]
+    let around: Vec<String> = span.responses
+        [at.saturating_sub(2)..(at + 1).min(span.responses.len())]
         .iter()
         .map(|r| format!("  {r:?}"))
         .collect();
