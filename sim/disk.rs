@@ -38,7 +38,7 @@ impl SimDisk {
     }
 
     /// The world's completions since the last call: number and success.
-    pub fn stored(&mut self) -> Vec<(u64, bool)> {
+    pub fn stored(&self) -> Vec<(u64, bool)> {
         let done = std::mem::take(&mut self.foreign.lock().expect("no holder panics").0);
         done.into_iter().map(|c| (c.id.0 - FOREIGN, c.result.is_ok())).collect()
     }

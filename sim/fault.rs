@@ -40,8 +40,11 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
     let mut list = Vec::new();
     let nodes = options.nodes as u64;
     let mut every = |mean: u64, rng: &mut Rng, make: &mut dyn FnMut(&mut Rng) -> Fault| {
+        if mean == 0 {
+            return;
+        }
         let mut at = 0;
-        while mean > 0 {
+        loop {
             at += rng.between(mean / 4, mean * 7 / 4);
             if at >= options.safety_us {
                 break;

@@ -54,12 +54,10 @@ impl Model {
 
     fn apply(&mut self, command: Command) {
         match command {
-            Command::Put(r) => {
-                if r.lease == 0 || self.leases.contains_key(&r.lease) {
-                    let mut changes = Vec::new();
-                    self.put(&r, &mut changes);
-                    self.commit(changes);
-                }
+            Command::Put(r) if r.lease == 0 || self.leases.contains_key(&r.lease) => {
+                let mut changes = Vec::new();
+                self.put(&r, &mut changes);
+                self.commit(changes);
             }
             Command::DeleteRange(r) => {
                 let mut changes = Vec::new();
@@ -67,15 +65,13 @@ impl Model {
                 self.commit(changes);
             }
             Command::Txn(r) => self.txn(&r),
-            Command::Compaction(r) => {
-                if r.revision > self.compacted && r.revision <= self.revision {
-                    self.compacted = r.revision;
-                }
+            Command::Compaction(r)
+                if r.revision > self.compacted && r.revision <= self.revision =>
+            {
+                self.compacted = r.revision;
             }
-            Command::LeaseGrant(r) => {
-                if r.id != 0 {
-                    self.leases.entry(r.id).or_default();
-                }
+            Command::LeaseGrant(r) if r.id != 0 => {
+                self.leases.entry(r.id).or_default();
             }
             Command::LeaseRevoke(r) => {
                 if let Some(keys) = self.leases.remove(&r.id) {

@@ -42,7 +42,7 @@ impl Rng {
 
     /// Mostly near `typical`, now and then many times that: a power of two longer with every halving of chance.
     pub fn heavy(&mut self, typical: u64) -> u64 {
-        let doublings = self.next().leading_zeros().min(9);
+        let doublings = self.next().leading_zeros().min(6);
         let most = typical.max(1) << doublings.saturating_sub(1);
         self.between(typical / 4, most)
     }

@@ -201,7 +201,7 @@ impl World {
                 }
             }
             Event::DiskDone { node, incarnation, queue } => {
-                self.disk_done(node, incarnation, queue)
+                self.disk_done(node, incarnation, queue);
             }
             Event::Client { client } => self.client_asks(client),
             Event::Deadline { token } => self.deadline(token),
@@ -525,7 +525,7 @@ impl World {
         let Some(&to) = self.by_id.get(&message.to.0) else { return };
         self.next_token += 1;
         let number = self.next_token;
-        let delay = self.network.delay() * 5;
+        let delay = self.network.delay() * 2;
         let whole = match self.members[from].disk.read_at(&file, 0, usize::MAX) {
             Ok(body) => body,
             Err(error) => {
@@ -637,6 +637,8 @@ impl World {
         for node in 0..self.members.len() {
             self.members[node].crash_in = None;
             self.members[node].paused_until = 0;
+            self.members[node].disk_armed = [false; 2];
+            self.arm_disk(node);
             self.after(0, Event::Resume { node });
             self.after(1, Event::Start { node });
         }

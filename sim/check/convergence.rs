@@ -3,12 +3,15 @@
 
 use crate::history::{Failure, Verdict};
 
+/// Applied index, term, leader.
+pub type Place = (u64, u64, u64);
+
 /// Where a healed cluster stands.
 #[derive(Debug)]
 pub struct Standing {
     pub waited_us: u64,
-    /// Per member: whether a new write through it was acknowledged, its applied index, term and leader.
-    pub members: Vec<(bool, Option<(u64, u64, u64)>)>,
+    /// Per member: whether a new write through it was acknowledged, and where it is.
+    pub members: Vec<(bool, Option<Place>)>,
 }
 
 impl Standing {

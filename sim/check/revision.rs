@@ -39,11 +39,11 @@ fn real_time(ops: &[Op]) -> Verdict {
             }
         }
         let Some((before, most)) = highest else { continue };
-        let changes = match (&op.ask, &op.outcome) {
-            (Ask::Put { .. }, _) => true,
-            (_, Outcome::Ok { answer: Answer::Swapped(true) | Answer::Deleted(1), .. }) => true,
-            _ => false,
-        };
+        let changes = matches!(op.ask, Ask::Put { .. })
+            || matches!(
+                op.outcome,
+                Outcome::Ok { answer: Answer::Swapped(true) | Answer::Deleted(1), .. }
+            );
         if revision < most || (changes && revision == most) {
             let detail = format!("first: {before:?}\nthen: {op:?}");
             return Err(Failure::new("Linearizable revisions follow real time.", detail));
