@@ -41,6 +41,7 @@ enum Event {
     Mend { count: u64 },
     Resume { node: usize },
     Snapshot { number: u64, body: Bytes },
+    Stored { number: u64, ok: bool },
     Watch { watcher: usize },
     Compare,
 }
@@ -217,6 +218,7 @@ impl World {
                 }
             }
             Event::Snapshot { number, body } => self.snapshot_arrives(number, body),
+            Event::Stored { number, ok } => self.snapshot_stored(number, ok),
             Event::Watch { watcher } => self.open_watch(watcher),
             Event::Compare => {
                 self.compare();
@@ -368,12 +370,16 @@ impl World {
             self.fail(failure);
             return;
         }
+        let stored = member.disk.stored();
         let submitted = queued(&member.disk).saturating_sub(before) as u64;
         let incarnation = member.incarnation;
         let wake_at = member.clock.when(deadline).max(self.now + 60);
         if wake_at < member.wake_at || member.wake_at <= self.now {
             member.wake_at = wake_at;
             self.after(wake_at - self.now, Event::Wake { node, incarnation, at: wake_at });
+        }
+        for (number, ok) in stored {
+            self.after(0, Event::Stored { number, ok });
         }
         let crash = self.crash_point(node, submitted);
         if crash.is_none_or(|point| point.sends) {
@@ -421,10 +427,7 @@ impl World {
         member.disk_armed[queue] = false;
         member.disk.inner.complete_next(QUEUES[queue]);
         self.turn(node, Input::Wake);
-        if self.members[node].incarnation == incarnation && self.members[node].host.is_some() {
-            for (number, ok) in self.members[node].disk.stored() {
-                self.snapshot_stored(number, ok);
-            }
+        if self.members[node].incarnation == incarnation {
             self.arm_disk(node);
         }
     }
