@@ -7,20 +7,23 @@ use norn_proto::mvccpb::KeyValue;
 use crate::history::{Failure, Verdict};
 use crate::model::Model;
 
+/// Revision, compacted revision, whether it was left by a compaction.
+pub type Hashed = (i64, i64, bool);
+
 #[derive(Default)]
 pub struct HashCheck {
-    /// (hash revision, compact revision) -> hash, and who said so first.
-    hashes: BTreeMap<(i64, i64), (u32, usize)>,
+    /// What was hashed -> hash, and who said so first.
+    hashes: BTreeMap<Hashed, (u32, usize)>,
     pub compared: u64,
 }
 
 impl HashCheck {
-    pub fn hash(&mut self, node: usize, revision: i64, compacted: i64, hash: u32) -> Verdict {
-        let (first, by) = *self.hashes.entry((revision, compacted)).or_insert((hash, node));
+    pub fn hash(&mut self, node: usize, hashed: Hashed, hash: u32) -> Verdict {
+        let (first, by) = *self.hashes.entry(hashed).or_insert((hash, node));
         self.compared += u64::from(by != node);
         if first != hash {
             let detail = format!(
-                "revision {revision}, compacted {compacted}: {first:08x} on n{}, {hash:08x} on n{}",
+                "(revision, compacted, from compaction) {hashed:?}: {first:08x} on n{}, {hash:08x} on n{}",
                 by + 1,
                 node + 1
             );
