@@ -15,14 +15,14 @@ fn must_hold(report: &Report) {
 
 #[test]
 fn seeds_hold() {
-    for n in 0..100 {
+    for n in 0..200 {
         must_hold(&seed(n, Profile::Swarm, None));
     }
 }
 
 #[test]
 fn stormy_seeds_hold() {
-    for n in 0..50 {
+    for n in 0..100 {
         must_hold(&seed(n, Profile::Storm, None));
     }
 }
