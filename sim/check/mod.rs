@@ -1,0 +1,9 @@
+//! Oracles, one file per promise.
+
+pub mod convergence;
+pub mod durability;
+pub mod hash;
+pub mod linearizable;
+pub mod raft;
+pub mod revision;
+pub mod watch;

@@ -1,0 +1,109 @@
+//! One leader per term; equal entries at equal indexes; term, commit and applied never fall while a node runs; and the
+//! same revision after the same index.
+
+use std::collections::BTreeMap;
+
+use norn_node::{Node, Reader};
+use norn_raft::{Entry, Index};
+
+use crate::history::{Failure, Verdict};
+use crate::model::Model;
+
+#[derive(Default)]
+pub struct RaftCheck {
+    leaders: BTreeMap<u64, u64>,
+    /// Entries that were applied somewhere.
+    log: BTreeMap<u64, Entry>,
+    /// Per member: term, commit, applied of this incarnation.
+    last: BTreeMap<u64, (u64, u64, u64)>,
+    pub model: Model,
+    /// The first applied entry that no member could show: from there on there is no model.
+    pub lost_at: Option<u64>,
+    revisions: BTreeMap<u64, (i64, u64)>,
+}
+
+impl RaftCheck {
+    pub fn new() -> RaftCheck {
+        RaftCheck { model: Model::new(), ..RaftCheck::default() }
+    }
+
+    pub fn restarted(&mut self, id: u64) {
+        self.last.remove(&id);
+    }
+
+    pub fn leader_count(&self) -> usize {
+        self.leaders.len()
+    }
+
+    /// After every turn.
+    pub fn observe<R: Reader>(&mut self, node: &Node<R>) -> Verdict {
+        let (id, raft) = (node.id(), node.raft());
+        let term = raft.term().0;
+        if raft.is_leader() {
+            let first = *self.leaders.entry(term).or_insert(id);
+            if first != id {
+                let detail = format!("term {term}: {first:x} and {id:x}");
+                return Err(Failure::new("A term has at most one leader.", detail));
+            }
+        }
+        let now = (term, raft.committed().0, node.applied());
+        let before = self.last.insert(id, now).unwrap_or_default();
+        if now.0 < before.0 || now.1 < before.1 || now.2 < before.2 {
+            let detail = format!("{id:x}: (term, commit, applied) {before:?} then {now:?}");
+            return Err(Failure::new("Term, commit and applied never fall.", detail));
+        }
+        for index in before.2 + 1..=now.2 {
+            self.compare_entry(node, index)?;
+        }
+        if now.2 > before.2 {
+            self.take_in();
+            self.compare_revision(node)?;
+        }
+        Ok(())
+    }
+
+    fn compare_entry<R: Reader>(&mut self, node: &Node<R>, index: u64) -> Verdict {
+        let storage = node.raft().storage();
+        let Ok(found) = storage.entries(Index(index), Index(index + 1), u64::MAX) else {
+            return Ok(());
+        };
+        let Some(entry) = found.into_iter().next() else { return Ok(()) };
+        match self.log.get(&index) {
+            None => {
+                self.log.insert(index, entry);
+                Ok(())
+            }
+            Some(first) if *first == entry => Ok(()),
+            Some(first) => {
+                let detail = format!("index {index}: {first:?}; on {:x}: {entry:?}", node.id());
+                Err(Failure::new("An applied entry is the same on every member.", detail))
+            }
+        }
+    }
+
+    fn take_in(&mut self) {
+        while let Some(entry) = self.log.get(&(self.model.applied + 1)) {
+            self.model.take(self.model.applied + 1, entry);
+        }
+        let newest = self.log.keys().next_back().copied().unwrap_or(0);
+        if newest > self.model.applied && self.lost_at.is_none() {
+            self.lost_at = Some(self.model.applied + 1);
+        }
+    }
+
+    fn compare_revision<R: Reader>(&mut self, node: &Node<R>) -> Verdict {
+        let (index, revision, id) = (node.applied(), node.store().current(), node.id());
+        let (first, by) = *self.revisions.entry(index).or_insert((revision, id));
+        if first != revision {
+            let detail = format!("index {index}: {first} on {by:x}, {revision} on {id:x}");
+            return Err(Failure::new("The same log gives the same revision.", detail));
+        }
+        if let Some((wanted, _)) = self.model.at_index.get(&index)
+            && *wanted != revision
+        {
+            let detail = format!("index {index}: {revision} on {id:x}, {wanted} in the model");
+            return Err(Failure::new("A member's revision is that of the log.", detail));
+        }
+        Ok(())
+    }
+}

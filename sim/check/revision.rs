@@ -1,0 +1,108 @@
+//! Revisions follow real time, answers are the state at their revision, and a member's own view never goes back.
+
+use std::collections::BTreeMap;
+
+use crate::history::{Answer, Ask, Failure, Op, Outcome, Verdict};
+use crate::model::Model;
+
+pub fn check(ops: &[Op], model: &Model) -> Verdict {
+    real_time(ops)?;
+    per_member(ops)?;
+    for op in ops {
+        content(op, model)?;
+    }
+    Ok(())
+}
+
+/// What was called after an answer with revision R returns at least R; a write that changes something, more.
+fn real_time(ops: &[Op]) -> Verdict {
+    let counts = |op: &&Op| !matches!(op.ask, Ask::KeepAlive { .. });
+    let mut returned: Vec<(&Op, (u64, u64), i64)> = ops
+        .iter()
+        .filter(counts)
+        .filter_map(|op| Some((op, op.returned?, op.revision()?)))
+        .collect();
+    returned.sort_by_key(|(_, at, _)| *at);
+    let mut called: Vec<(&Op, i64)> = ops
+        .iter()
+        .filter(counts)
+        .filter(|op| !op.ask.is_serializable())
+        .filter_map(|op| Some((op, op.revision()?)))
+        .collect();
+    called.sort_by_key(|(op, _)| op.called);
+    let mut highest: Option<(&Op, i64)> = None;
+    let mut next = returned.into_iter().peekable();
+    for (op, revision) in called {
+        while let Some((before, _, seen)) = next.next_if(|(_, at, _)| *at < op.called) {
+            if highest.is_none_or(|(_, most)| seen > most) {
+                highest = Some((before, seen));
+            }
+        }
+        let Some((before, most)) = highest else { continue };
+        let changes = matches!(op.ask, Ask::Put { .. })
+            || matches!(
+                op.outcome,
+                Outcome::Ok { answer: Answer::Swapped(true) | Answer::Deleted(1), .. }
+            );
+        if revision < most || (changes && revision == most) {
+            let detail = format!("first: {before:?}\nthen: {op:?}");
+            return Err(Failure::new("Linearizable revisions follow real time.", detail));
+        }
+    }
+    Ok(())
+}
+
+/// Serializable reads of one member in one life never go back.
+fn per_member(ops: &[Op]) -> Verdict {
+    let mut highest: BTreeMap<(usize, u64), (&Op, i64)> = BTreeMap::new();
+    let mut reads: Vec<&Op> =
+        ops.iter().filter(|op| op.ask.is_serializable() && op.revision().is_some()).collect();
+    reads.sort_by_key(|op| op.returned);
+    for op in reads {
+        let revision = op.revision().unwrap_or(0);
+        let last = highest.entry((op.node, op.incarnation)).or_insert((op, revision));
+        if revision < last.1 {
+            let detail = format!("first: {:?}\nthen: {op:?}", last.0);
+            return Err(Failure::new("A member's revision never goes back.", detail));
+        }
+        *last = (op, revision);
+    }
+    Ok(())
+}
+
+fn content(op: &Op, model: &Model) -> Verdict {
+    let Outcome::Ok { revision, answer } = &op.outcome else { return Ok(()) };
+    let revision = *revision;
+    let right = match (&op.ask, answer) {
+        (Ask::Get { key, .. }, Answer::Found(kvs)) => {
+            model.get_at(key, revision).as_slice() == kvs.as_slice()
+        }
+        (Ask::Range { revision: asked, .. }, Answer::Found(kvs)) => {
+            let at = if *asked > 0 { *asked } else { revision };
+            model.at(at) == *kvs
+        }
+        (Ask::Delete { key }, Answer::Deleted(0)) => model.get_at(key, revision).is_none(),
+        (Ask::Delete { key }, Answer::Deleted(_)) => model.get_at(key, revision - 1).is_some(),
+        (Ask::Swap { key, expect, .. }, Answer::Swapped(done)) => {
+            let at = if *done { revision - 1 } else { revision };
+            let held = model.get_at(key, at).map(|kv| kv.value) == *expect;
+            held == *done
+        }
+        _ => true,
+    };
+    if right {
+        return Ok(());
+    }
+    let state = match &op.ask {
+        Ask::Get { key, .. } | Ask::Delete { key } | Ask::Swap { key, .. } => {
+            format!(
+                "{:?} (before: {:?})",
+                model.get_at(key, revision),
+                model.get_at(key, revision - 1)
+            )
+        }
+        _ => format!("{:?}", model.at(revision)),
+    };
+    let detail = format!("{op:?}\nthe log says: {state}");
+    Err(Failure::new("An answer shows the state at its revision.", detail))
+}

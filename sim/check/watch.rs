@@ -1,0 +1,147 @@
+//! Watches: ordered, unique, complete, whole revisions, progress that speaks the truth, previous values that were.
+
+use bytes::Bytes;
+use norn_proto::etcdserverpb::WatchResponse;
+use norn_proto::mvccpb::{KeyValue, event::EventType};
+
+use crate::history::{Failure, Verdict};
+use crate::model::Model;
+
+/// One watcher from its creation to the end of its stream.
+#[derive(Debug)]
+pub struct Span {
+    pub node: usize,
+    /// `None`: all keys.
+    pub key: Option<Bytes>,
+    /// First revision wanted; 0: what comes after the creation.
+    pub start: i64,
+    pub responses: Vec<WatchResponse>,
+}
+
+impl Span {
+    /// Where a successor has to go on.
+    pub fn next(&self) -> i64 {
+        let mut next = self.start;
+        for r in &self.responses {
+            if r.created && next == 0 {
+                next = header(r) + 1;
+            } else if r.canceled && r.compact_revision > 0 {
+                next = next.max(r.compact_revision);
+            } else if let Some(kv) = r.events.last().and_then(|e| e.kv.as_ref()) {
+                next = next.max(kv.mod_revision + 1);
+            }
+        }
+        next
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.responses.iter().any(|r| r.canceled)
+    }
+}
+
+fn header(r: &WatchResponse) -> i64 {
+    r.header.as_ref().map_or(0, |h| h.revision)
+}
+
+/// `until`: the watcher must have been told everything up to this revision.
+pub fn check(span: &Span, model: &Model, until: Option<i64>) -> Verdict {
+    let Some(created) = span.responses.iter().find(|r| r.created) else {
+        return match until {
+            Some(_) => Err(broken("A watcher is created.", span, 0, "no answer to its creation")),
+            None => Ok(()),
+        };
+    };
+    let start = if span.start == 0 { header(created) + 1 } else { span.start };
+    let mut wanted = model
+        .events
+        .range(start..)
+        .flat_map(|(_, events)| events)
+        .filter(|kv| span.key.as_ref().is_none_or(|key| *key == kv.key))
+        .peekable();
+    let mut last = start - 1;
+    for (at, r) in span.responses.iter().enumerate() {
+        if r.created {
+            continue;
+        }
+        if r.canceled {
+            if r.compact_revision <= last.max(start) && r.compact_revision > 0 {
+                let what = format!("cancelled as compacted at {}", r.compact_revision);
+                return Err(broken(
+                    "Only what was compacted is lost to a watcher.",
+                    span,
+                    at,
+                    what,
+                ));
+            }
+            return Ok(());
+        }
+        for event in &r.events {
+            let got = event.kv.clone().unwrap_or_default();
+            let Some(next) = wanted.next() else {
+                return Err(broken(
+                    "A watcher is told only what happened.",
+                    span,
+                    at,
+                    format!("{got:?}"),
+                ));
+            };
+            let is_delete = event.r#type == i32::from(EventType::Delete);
+            if *next != got || is_delete != (next.version == 0) {
+                let what = format!("told {got:?}\nexpected {next:?}");
+                return Err(broken(
+                    "A watcher is told every event once and in order.",
+                    span,
+                    at,
+                    what,
+                ));
+            }
+            if let Some(prev) = &event.prev_kv {
+                let before = model.get_at(&got.key, got.mod_revision - 1);
+                if before.as_ref() != Some(prev) {
+                    let what = format!("{prev:?}, the log says {before:?}");
+                    return Err(broken("A previous value is what was there.", span, at, what));
+                }
+            }
+            last = got.mod_revision;
+        }
+        let rest: Option<&&KeyValue> = wanted.peek();
+        if rest.is_some_and(|kv| kv.mod_revision == last) && !r.events.is_empty() {
+            let what = format!("revision {last} is split");
+            return Err(broken("All of a revision comes in one response.", span, at, what));
+        }
+        if r.events.is_empty() && rest.is_some_and(|kv| kv.mod_revision <= header(r)) {
+            let what = format!("progress at {}, untold: {rest:?}", header(r));
+            return Err(broken("Progress comes after all events up to it.", span, at, what));
+        }
+    }
+    if let Some(until) = until
+        && let Some(kv) = wanted.peek()
+        && kv.mod_revision <= until
+    {
+        let what = format!("at revision {until}, untold: {kv:?}");
+        return Err(broken(
+            "A watcher is told everything in the end.",
+            span,
+            span.responses.len(),
+            what,
+        ));
+    }
+    Ok(())
+}
+
+fn broken(promise: &'static str, span: &Span, at: usize, what: impl Into<String>) -> Failure {
+    let key = span.key.as_ref().map_or("all keys".into(), |k| format!("{k:?}"));
+    let around: Vec<String> = span.responses
+        [at.saturating_sub(2)..(at + 1).min(span.responses.len())]
+        .iter()
+        .map(|r| format!("  {r:?}"))
+        .collect();
+    let detail = format!(
+        "watch of {key} from {} on n{}, response {at}: {}\n{}",
+        span.start,
+        span.node + 1,
+        what.into(),
+        around.join("\n")
+    );
+    Failure::new(promise, detail)
+}

@@ -1,0 +1,83 @@
+//! The faults of a run: an explicit list, drawn before it starts.
+
+use crate::options::Options;
+use crate::rng::Rng;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// Now, or (`in_batches` > 0) in the middle of the turn that submits the n-th batch from now.
+    Crash {
+        node: usize,
+        power: bool,
+        in_batches: u64,
+        sends: bool,
+        down_us: u64,
+        boot_syncs: u64,
+    },
+    /// All members at once.
+    Blackout {
+        power: bool,
+        down_us: u64,
+    },
+    Partition {
+        draw: u64,
+        for_us: u64,
+    },
+    Pause {
+        node: usize,
+        for_us: u64,
+    },
+    FailSync {
+        node: usize,
+        nth: u64,
+    },
+    Transfer {
+        node: usize,
+    },
+}
+
+pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
+    let mut list = Vec::new();
+    let nodes = options.nodes as u64;
+    let mut every = |mean: u64, rng: &mut Rng, make: &mut dyn FnMut(&mut Rng) -> Fault| {
+        if mean == 0 {
+            return;
+        }
+        let mut at = 0;
+        loop {
+            at += rng.between(mean / 4, mean * 7 / 4);
+            if at >= options.safety_us {
+                break;
+            }
+            list.push((at, make(rng)));
+        }
+    };
+    every(options.crash_every_us, rng, &mut |rng| Fault::Crash {
+        node: rng.below(nodes) as usize,
+        power: rng.permille(options.power_off_permille),
+        in_batches: if rng.permille(options.crash_point_permille) { rng.between(1, 6) } else { 0 },
+        sends: rng.permille(500),
+        down_us: rng.heavy(300_000),
+        boot_syncs: if rng.permille(options.boot_crash_permille) { rng.between(1, 8) } else { 0 },
+    });
+    every(options.blackout_every_us, rng, &mut |rng| Fault::Blackout {
+        power: rng.permille(options.power_off_permille),
+        down_us: rng.heavy(200_000),
+    });
+    every(options.partition_every_us, rng, &mut |rng| Fault::Partition {
+        draw: rng.next(),
+        for_us: rng.heavy(700_000),
+    });
+    every(options.pause_every_us, rng, &mut |rng| Fault::Pause {
+        node: rng.below(nodes) as usize,
+        for_us: rng.heavy(400_000),
+    });
+    every(options.sync_failure_every_us, rng, &mut |rng| Fault::FailSync {
+        node: rng.below(nodes) as usize,
+        nth: rng.between(1, 20),
+    });
+    every(options.transfer_every_us, rng, &mut |rng| Fault::Transfer {
+        node: rng.below(nodes) as usize,
+    });
+    list
+}

@@ -1,0 +1,28 @@
+//! Whole clusters of `norn-node` in one thread, under one queue of events: a 64-bit seed decides everything.
+//!
+//! ```text
+//!   seed ──> options ──> faults, clients, watchers ──> world ──> history, log, hashes ──> checks
+//!                                                        │
+//!              members: Host<Node, SimDisk>, own clocks ─┴─ network: delay, loss, cuts
+//! ```
+//!
+//! No fault goes beyond what a cluster must survive: a crash keeps what was synced, disks do not rot, links heal.
+//! Then whatever a check says is a bug, in the node or here.
+
+pub mod check;
+mod disk;
+mod fault;
+pub mod history;
+mod member;
+pub mod model;
+mod network;
+pub mod options;
+mod panics;
+mod rng;
+mod run;
+mod trace;
+mod workload;
+mod world;
+
+pub use options::{BUGS, Bug, Options, Profile};
+pub use run::{Report, run};

@@ -1,0 +1,182 @@
+//! What a seed stands for: topology, sizes, workload and fault mix. Everything is drawn here and printed.
+
+use crate::rng::Rng;
+
+/// A mistake put in by hand, to see whether the checks notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Disks that report a sync as done and do nothing.
+    SyncIgnored,
+    /// A write that ran into its deadline counts as acknowledged.
+    LostWriteAcked,
+    /// A crashed node comes back with an empty disk and its old identity.
+    DiskForgotten,
+    /// A linearizable read is answered from the member's own state.
+    StaleRead,
+    /// Now and then a watch response goes missing on its way.
+    WatchResponseLost,
+    /// Forwarded proposals arrive twice.
+    ProposalTwice,
+}
+
+pub const BUGS: [(&str, Bug); 6] = [
+    ("sync-ignored", Bug::SyncIgnored),
+    ("lost-write-acked", Bug::LostWriteAcked),
+    ("disk-forgotten", Bug::DiskForgotten),
+    ("stale-read", Bug::StaleRead),
+    ("watch-response-lost", Bug::WatchResponseLost),
+    ("proposal-twice", Bug::ProposalTwice),
+];
+
+/// How hard a seed tries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// A draw of everything.
+    #[default]
+    Swarm,
+    /// No faults at all: what fails here is no matter of luck.
+    Calm,
+    /// Every kind of fault, always.
+    Storm,
+}
+
+/// Times in microseconds unless the name says otherwise; chances in a thousand.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub seed: u64,
+    pub profile: Profile,
+    pub bug: Option<Bug>,
+    pub nodes: usize,
+    pub safety_us: u64,
+
+    pub tick_ms: u64,
+    pub election_ticks: u32,
+    pub pre_vote: bool,
+    pub snapshot_count: u64,
+    pub catch_up_entries: u64,
+    pub wal_segment_bytes: u64,
+    pub revlog_segment_bytes: u64,
+    pub cache_bytes: usize,
+    pub lease_checkpoint: bool,
+    pub watch_progress_ms: u64,
+
+    pub clients: usize,
+    pub keys: u64,
+    pub value_bytes: u64,
+    pub think_us: u64,
+    /// Operations after which clients slow down: many short histories find more than a few long ones.
+    pub ops_max: usize,
+    pub deadline_us: u64,
+    /// Of put, get, delete, compare-and-put, range, lease calls, compaction, serializable read.
+    pub weights: [u64; 8],
+    pub watchers: usize,
+    pub slow_watcher_permille: u64,
+
+    pub latency_us: u64,
+    pub loss_permille: u64,
+    pub duplicate_permille: u64,
+    pub tail_permille: u64,
+    pub disk_us: u64,
+    pub slow_disk_permille: u64,
+    pub drift_ppm: u64,
+    /// Mean time between two faults of the kind; 0: never.
+    pub crash_every_us: u64,
+    pub power_off_permille: u64,
+    pub crash_point_permille: u64,
+    pub boot_crash_permille: u64,
+    pub partition_every_us: u64,
+    pub pause_every_us: u64,
+    pub sync_failure_every_us: u64,
+    pub blackout_every_us: u64,
+    pub transfer_every_us: u64,
+}
+
+impl Options {
+    pub fn draw(seed: u64, profile: Profile, bug: Option<Bug>) -> Options {
+        let mut rng = Rng::new(seed);
+        let r = &mut rng;
+        let calm = profile == Profile::Calm;
+        let storm = profile == Profile::Storm;
+        let snapshot_count = *r.pick(&[10, 25, 60, 200, 2000]);
+        let mut fault = |low: u64, high: u64, permille: u64| {
+            let (value, on) = (r.between(low, high), r.permille(permille));
+            if !calm && (on || storm) { value } else { 0 }
+        };
+        let seconds = 1_000_000;
+        let loss_permille = fault(1, 250, 400);
+        let duplicate_permille = fault(1, 60, 500);
+        let tail_permille = fault(1, 60, 500);
+        let slow_disk_permille = fault(1, 30, 400);
+        let drift_ppm = fault(50, 50_000, 400);
+        let crash_every_us = fault(seconds / 2, 8 * seconds, 700);
+        let partition_every_us = fault(seconds / 2, 8 * seconds, 600);
+        let pause_every_us = fault(seconds, 8 * seconds, 300);
+        let sync_failure_every_us = fault(seconds, 10 * seconds, 250);
+        let blackout_every_us = fault(4 * seconds, 15 * seconds, 250);
+        let transfer_every_us = fault(seconds, 8 * seconds, 250);
+        let boot_crash_permille = fault(50, 500, 400);
+        Options {
+            seed,
+            profile,
+            bug,
+            nodes: *r.pick(&[1, 3, 3, 3, 5]),
+            safety_us: r.between(4, 18) * seconds,
+            tick_ms: *r.pick(&[10, 30, 100]),
+            election_ticks: *r.pick(&[5, 10, 10]) as u32,
+            pre_vote: r.permille(750),
+            snapshot_count,
+            catch_up_entries: *r.pick(&[10, 20, 100, 1000]),
+            wal_segment_bytes: *r.pick(&[4096, 16 << 10, 256 << 10]),
+            revlog_segment_bytes: *r.pick(&[4096, 32 << 10, 1 << 20]),
+            cache_bytes: *r.pick(&[0, 4096, 1 << 20]) as usize,
+            lease_checkpoint: r.permille(300),
+            watch_progress_ms: *r.pick(&[200, 2_000, 600_000]),
+            clients: r.between(2, 8) as usize,
+            keys: r.between(1, 12),
+            value_bytes: *r.pick(&[8, 8, 100, 3000]),
+            ops_max: *r.pick(&[500, 1000, 2000]) as usize,
+            think_us: *r.pick(&[1_000, 10_000, 60_000]),
+            deadline_us: *r.pick(&[300_000, 1_000_000, 4_000_000]),
+            weights: [
+                r.between(2, 20),
+                r.between(2, 20),
+                r.between(0, 8),
+                r.between(0, 12),
+                r.between(0, 6),
+                r.between(0, 8),
+                r.between(0, 2),
+                r.between(0, 8),
+            ],
+            watchers: r.between(0, 6) as usize,
+            slow_watcher_permille: *r.pick(&[0, 0, 300]),
+            latency_us: *r.pick(&[100, 1_000, 8_000]),
+            loss_permille,
+            duplicate_permille,
+            tail_permille,
+            disk_us: *r.pick(&[50, 1_000, 6_000]),
+            slow_disk_permille,
+            drift_ppm,
+            crash_every_us,
+            power_off_permille: *r.pick(&[500, 900, 1000]),
+            crash_point_permille: *r.pick(&[0, 500, 900]),
+            boot_crash_permille,
+            partition_every_us,
+            pause_every_us,
+            sync_failure_every_us,
+            blackout_every_us,
+            transfer_every_us,
+        }
+    }
+
+    /// The line that runs this again.
+    pub fn replay(&self) -> String {
+        let mut line = format!("cargo run -p norn-sim -- --seed {}", self.seed);
+        if self.profile != Profile::Swarm {
+            line += &format!(" --profile {}", format!("{:?}", self.profile).to_lowercase());
+        }
+        if let Some((name, _)) = BUGS.iter().find(|(_, bug)| Some(*bug) == self.bug) {
+            line += &format!(" --bug {name}");
+        }
+        line
+    }
+}

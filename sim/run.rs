@@ -1,0 +1,122 @@
+//! One seed from beginning to end: a phase of faults, a phase of recovery, and the verdict.
+
+use bytes::Bytes;
+use norn_node::Method;
+use prost::Message as _;
+
+use crate::check::linearizable::Effort;
+use crate::check::{convergence, durability, linearizable, revision, watch};
+use crate::history::{Failure, Outcome, Verdict};
+use crate::options::Options;
+use crate::workload;
+use crate::world::{CallFor, Counts, World};
+
+/// How long a healed cluster may take until every member serves and all are equal.
+const CONVERGENCE_US: u64 = 60_000_000;
+
+pub struct Report {
+    pub options: Options,
+    pub failure: Option<Failure>,
+    pub trace_hash: u64,
+    pub trace: Option<Vec<String>>,
+    pub simulated_us: u64,
+    pub ops: usize,
+    pub unknown: usize,
+    pub terms: usize,
+    pub revision: i64,
+    pub hashes_compared: u64,
+    pub effort: Effort,
+    /// The log could not be followed from this index on, so part of the checks had nothing to compare with.
+    pub lost_at: Option<u64>,
+    pub counts: Counts,
+}
+
+pub fn run(options: Options, keeps_trace: bool) -> Report {
+    let mut world = World::new(options, keeps_trace);
+    world.run_until(world.options.safety_us);
+    let mut effort = Effort::default();
+    if world.failure.is_none() {
+        recover(&mut world);
+    }
+    if world.failure.is_none()
+        && let Err(failure) = judge(&world, &mut effort)
+    {
+        world.fail(failure);
+    }
+    let unknown = world.ops.iter().filter(|op| matches!(op.outcome, Outcome::Unknown)).count();
+    Report {
+        trace_hash: world.trace.hash,
+        trace: world.trace.lines.take(),
+        simulated_us: world.now,
+        ops: world.ops.len(),
+        unknown,
+        terms: world.raft.leader_count(),
+        revision: world.raft.model.revision,
+        hashes_compared: world.hashes.compared,
+        effort,
+        lost_at: world.raft.lost_at,
+        counts: world.counts,
+        failure: world.failure,
+        options: world.options,
+    }
+}
+
+fn recover(world: &mut World) {
+    let from = world.now;
+    world.heal();
+    let mut probes = 0;
+    loop {
+        // Again and again, because a probe may meet an election.
+        for node in 0..world.members.len() {
+            if !world.served[node] && world.members[node].host.is_some() {
+                probes += 1;
+                let value = Bytes::from(format!("probe-{probes}"));
+                let body = workload::put(&Bytes::from_static(b"probe"), &value, 0).encode_to_vec();
+                world.call(node, CallFor::Probe, Method::Put, body.into());
+            }
+        }
+        let until = world.now + 500_000;
+        world.run_until(until);
+        if world.failure.is_some() {
+            return;
+        }
+        let standing = standing(world, from);
+        if standing.is_converged() {
+            break;
+        }
+        if let Err(failure) = convergence::check(&standing, CONVERGENCE_US) {
+            return world.fail(failure);
+        }
+    }
+    world.quiet_revision = world.raft.model.revision;
+    world.compare();
+    let until = world.now + 3_000_000;
+    world.run_until(until);
+    world.compare();
+}
+
+fn standing(world: &World, from: u64) -> convergence::Standing {
+    let members = world.members.iter().zip(&world.served).map(|(member, served)| {
+        let node = member.host.as_ref().map(|host| host.node());
+        let at = node.map(|n| (n.applied(), n.raft().term().0, n.raft().leader().0));
+        (*served, at)
+    });
+    convergence::Standing { waited_us: world.now - from, members: members.collect() }
+}
+
+fn judge(world: &World, effort: &mut Effort) -> Verdict {
+    *effort = linearizable::check(&world.ops)?;
+    if world.raft.lost_at.is_some() {
+        return Ok(());
+    }
+    let model = &world.raft.model;
+    durability::check(&world.ops, model)?;
+    revision::check(&world.ops, model)?;
+    let open = world.open_spans();
+    for (at, span) in world.spans.iter().enumerate() {
+        // What happened in the last moments may still be on its way.
+        let until = open.contains(&at).then_some(world.quiet_revision);
+        watch::check(span, model, until)?;
+    }
+    Ok(())
+}
