@@ -420,7 +420,7 @@ fn restart<D: Disk, R: Reader>(
     config: &Config,
 ) -> Result<(RevisionLog<R>, Identity), BootError> {
     let snapshots = Wal::valid_snapshots(disk, &config.wal_dir)?;
-    let snapshot = snapshots.last().cloned();
+    let snapshot = snapshots.into_iter().max_by_key(|snapshot| snapshot.index);
     let start = snapshot
         .as_ref()
         .map_or(WalPosition::default(), |s| WalPosition { index: s.index, term: s.term });

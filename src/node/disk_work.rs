@@ -161,10 +161,9 @@ impl<R: Reader> Node<R> {
         }
         let saved = self.work.saved;
         let voted = state.is_some_and(|s| (s.term, s.vote) != (saved.term, saved.vote));
-        let recorded = match &snapshot {
-            Some(_) => None,
-            None => self.work.record.take(),
-        };
+        // A received snapshot outdates a checkpoint that waits for its record: written behind it, that would send the
+        // next start back to before the gap.
+        let recorded = self.work.record.take().filter(|_| snapshot.is_none());
         let record = snapshot.clone().or_else(|| recorded.clone());
         if entries.is_empty() && !voted && record.is_none() {
             self.work.unsaved = state.or(self.work.unsaved);
