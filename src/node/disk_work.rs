@@ -101,8 +101,11 @@ pub(crate) struct Install {
 }
 
 impl DiskWork {
+    /// What the revision log has applied is committed, even if the WAL lost that (a commit index alone is not synced).
+    /// It must get to know before it records a snapshot: one beyond its commit index would not be believed.
     pub(crate) fn new(saved: WalState, checkpoint_index: u64, applied: u64) -> DiskWork {
-        DiskWork { saved, checkpoint_index, memory_index: applied, ..DiskWork::default() }
+        let unsaved = (applied > saved.commit).then_some(WalState { commit: applied, ..saved });
+        DiskWork { saved, unsaved, checkpoint_index, memory_index: applied, ..DiskWork::default() }
     }
 }
 
