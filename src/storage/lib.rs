@@ -1,7 +1,7 @@
 //! Bytes on disk behind the Disk port: WAL, snapshot files, revision log, bbolt files.
 //!
 //! Nothing here waits, and nothing here knows a clock, a thread or a real file. Opening and scanning go through
-//! [`Disk::execute`](disk::Disk::execute) and [`DiskRead`]; everything that runs only *produces* [`DiskOp`]s,
+//! [`Disk::execute`] and [`DiskRead`]; everything that runs only *produces* [`DiskOp`]s,
 //! which the host submits, and is told when they have completed.
 //!
 //! | module | what it keeps | format |
