@@ -32,17 +32,22 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
+        Self::of(server_path())
+    }
+}
+
+impl Setup {
+    /// Starts this program, which need not be the one that the tests are about.
+    pub fn of(binary: impl Into<PathBuf>) -> Self {
         Self {
             name: "n1".to_owned(),
-            binary: server_path().to_owned(),
+            binary: binary.into(),
             initial_cluster: None,
             existing: false,
             flags: Vec::new(),
         }
     }
-}
 
-impl Setup {
     /// A single member that elects itself quickly: with one member there is nobody to disturb.
     pub fn quick() -> Self {
         Self::default().flag("--heartbeat-interval=20").flag("--election-timeout=200")

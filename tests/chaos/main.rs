@@ -68,8 +68,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> Vec<String> {
-    let setup =
-        Setup { binary: options.server.clone(), flags: options.flags.clone(), ..Setup::default() };
+    let setup = Setup { flags: options.flags.clone(), ..Setup::of(&options.server) };
     let mut cluster = Cluster::start_with(MEMBERS, &setup);
     let urls = cluster.urls();
     let stop = Arc::new(AtomicBool::new(false));

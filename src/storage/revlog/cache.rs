@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::record::RECORD_HEADER_BYTES;
+
 pub(super) const BLOCK_BYTES: u64 = 8192;
 
 /// Which block: segment's `uid`, number of the block in it.
@@ -12,8 +14,31 @@ pub(super) type BlockKey = (u64, u32);
 struct Frame {
     key: BlockKey,
     bytes: Bytes,
+    checked: Checked,
     /// Used since the hand last came by.
     recent: bool,
+}
+
+/// Which records that begin in a block have been found good since it was read: a bit for each 24 bytes, of which no
+/// two records begin in the same.
+#[derive(Default)]
+struct Checked([u64; (BLOCK_BYTES as usize / RECORD_HEADER_BYTES).div_ceil(64)]);
+
+impl Checked {
+    fn bit(start: usize) -> (usize, u64) {
+        let record = start / RECORD_HEADER_BYTES;
+        (record / 64, 1 << (record % 64))
+    }
+
+    fn has(&self, start: usize) -> bool {
+        let (word, bit) = Checked::bit(start);
+        self.0[word] & bit != 0
+    }
+
+    fn add(&mut self, start: usize) {
+        let (word, bit) = Checked::bit(start);
+        self.0[word] |= bit;
+    }
 }
 
 pub(super) struct BlockCache {
@@ -38,12 +63,33 @@ impl BlockCache {
         (frame.bytes.len() >= len).then(|| frame.bytes.clone())
     }
 
-    pub(super) fn keep(&mut self, key: BlockKey, bytes: Bytes) {
+    /// The record at `start..end` of a block, if it is here, and whether it has been found good.
+    pub(super) fn record(
+        &mut self,
+        key: BlockKey,
+        start: usize,
+        end: usize,
+    ) -> Option<(Bytes, bool)> {
+        let place = self.place(key)?;
+        let frame = &mut self.frames[place];
+        frame.recent = true;
+        (frame.bytes.len() >= end)
+            .then(|| (frame.bytes.slice(start..end), frame.checked.has(start)))
+    }
+
+    /// The record that begins at `start` of this block is good.
+    pub(super) fn is_good(&mut self, key: BlockKey, start: usize) {
         if let Some(place) = self.place(key) {
-            self.frames[place].bytes = bytes;
+            self.frames[place].checked.add(start);
+        }
+    }
+
+    pub(super) fn keep(&mut self, key: BlockKey, bytes: Bytes) {
+        let frame = Frame { key, bytes, checked: Checked::default(), recent: false };
+        if let Some(place) = self.place(key) {
+            self.frames[place] = Frame { recent: true, ..frame };
             return;
         }
-        let frame = Frame { key, bytes, recent: false };
         if self.frames.len() < self.frames_max {
             self.set_place(key, self.frames.len() + 1);
             self.frames.push(frame);

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::disk::{DiskOp, DiskRead, FileName};
 
 use super::cache::{BLOCK_BYTES, BlockCache};
 use super::checkpoint::{IndexImages, PendingCheckpoint};
 use super::collect::Collecting;
-use super::record::{self, Slot};
+use super::record::{self, RECORD_HEADER_BYTES, Slot};
 use super::segment::{Segment, SegmentName};
 use super::{AppendId, Batch, RevLogError, RevLogOptions, Table, TableRecord};
 
@@ -207,7 +207,7 @@ impl<R: DiskRead> RevisionLog<R> {
     }
 
     /// The value of a revision and whether it is a tombstone. `Ok(None)`: never written, or dead. The checksum is
-    /// verified on every read, cached or not.
+    /// verified whenever a record comes from the disk.
     pub fn read(&self, main: i64, sub: i64) -> Result<Option<(Bytes, bool)>, RevLogError> {
         let Some(segment) = self.segment_of((main, sub)) else {
             return Ok(None);
@@ -216,9 +216,7 @@ impl<R: DiskRead> RevisionLog<R> {
             return Ok(None);
         };
         let slot = &segment.slots[at];
-        let record = self.record(segment, slot)?;
-        let value = self.check(segment, slot, &record)?;
-        Ok(Some((value, slot.is_tombstone())))
+        Ok(Some((self.value(segment, slot)?, slot.is_tombstone())))
     }
 
     /// Visits live revisions with `from <= (main, sub)` and `main <= to_main` (inclusive), in order, until `visit`
@@ -310,22 +308,46 @@ impl<R: DiskRead> RevisionLog<R> {
         })
     }
 
-    /// The whole record, unchecked.
-    fn record(&self, segment: &Segment, slot: &Slot) -> Result<Bytes, RevLogError> {
+    /// The value of a record, checked.
+    fn value(&self, segment: &Segment, slot: &Slot) -> Result<Bytes, RevLogError> {
         let (offset, len) = (u64::from(slot.offset), slot.record_len());
         if offset >= segment.written {
-            return Ok(self.unwritten(segment, offset, len));
+            // (Ours, and still in memory.)
+            return Ok(self.unwritten(segment, offset, len).slice(RECORD_HEADER_BYTES..));
         }
         if len > CACHED_RECORD_BYTES_MAX {
-            return self.bytes(segment, offset, len);
+            return self.check(segment, slot, &self.bytes(segment, offset, len)?);
         }
         let block = offset / BLOCK_BYTES;
         let start = (offset % BLOCK_BYTES) as usize;
-        if start + len <= BLOCK_BYTES as usize {
-            return Ok(self.block(segment, block, start + len)?.slice(start..start + len));
+        let end = start + len;
+        if end > BLOCK_BYTES as usize {
+            return self.check(segment, slot, &self.pieces(segment, block, start, len)?);
         }
+        let key = (segment.uid, block as u32);
+        let cached = self.cache().record(key, start, end);
+        let record = match cached {
+            Some((mut record, true)) => {
+                record.advance(RECORD_HEADER_BYTES);
+                return Ok(record);
+            }
+            Some((record, false)) => record,
+            None => self.block(segment, block, end)?.slice(start..end),
+        };
+        let value = self.check(segment, slot, &record)?;
+        self.cache().is_good(key, start);
+        Ok(value)
+    }
+
+    /// A record that goes on in the next block or blocks.
+    fn pieces(
+        &self,
+        segment: &Segment,
+        mut block: u64,
+        mut start: usize,
+        len: usize,
+    ) -> Result<Bytes, RevLogError> {
         let mut record = BytesMut::with_capacity(len);
-        let (mut block, mut start) = (block, start);
         while record.len() < len {
             let end = (start + len - record.len()).min(BLOCK_BYTES as usize);
             record.put_slice(&self.block(segment, block, end)?[start..end]);

@@ -148,8 +148,8 @@ impl Segment {
         if revision.0 < low || revision.0 > high {
             return None;
         }
-        let share = (revision.0 - low) as u128 * last as u128 / (high - low).max(1) as u128;
-        let guess = (share as usize).min(last);
+        let share = (revision.0 - low) as f64 / (high - low).max(1) as f64;
+        let guess = ((share * last as f64) as usize).min(last);
         let (mut from, mut to, mut step) = (guess, guess, 4);
         while from > 0 && self.slots[from].revision() > revision {
             from = from.saturating_sub(step);
