@@ -110,17 +110,20 @@ async fn connection(
         let core = Rc::clone(&core);
         async move { Ok::<_, Infallible>(serve(core, request, serves).await) }
     });
-    let io = TokioIo::new(Collected(stream));
-    let served = builder.serve_connection(io, service);
-    tokio::pin!(served);
-    // (How a connection ends is the client's business.)
-    tokio::select! {
-        _ = served.as_mut() => {}
-        _ = stop.wait_for(|stop| *stop) => {
-            served.as_mut().graceful_shutdown();
-            let _ = served.await;
+    let (stream, flush) = Collected::new(stream);
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    let served = async {
+        tokio::pin!(served);
+        // (How a connection ends is the client's business.)
+        tokio::select! {
+            _ = served.as_mut() => {}
+            _ = stop.wait_for(|stop| *stop) => {
+                served.as_mut().graceful_shutdown();
+                let _ = served.await;
+            }
         }
-    }
+    };
+    flush.behind(served).await;
 }
 
 async fn serve(core: Rc<Core>, request: Request<Incoming>, serves: Serves) -> Response<Body> {
