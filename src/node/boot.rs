@@ -254,8 +254,7 @@ impl<R: Reader> Node<R> {
         self.work.memory_index = self.applied;
         self.work.has_applied = false;
         // What was appended to the old log is part of nothing any more.
-        self.work.bulk_ops.clear();
-        self.work.bulk_parts.clear();
+        self.work.forget_bulk();
         self.backend = Backend::new(log, reader);
         self.store = state.store;
         self.lessor = state.lessor;

@@ -7,7 +7,8 @@
 //!   bulk   revision log, checkpoints, segments    nobody waits      then: release memory, purge, go on
 //! ```
 //!
-//! A commit index alone is not worth a write: it goes along with the next entries, or with a tick.
+//! A commit index alone is not worth a write: it goes along with the next entries, or with a tick. Small changes of the
+//! revision log wait for more of them in the same way.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -22,6 +23,9 @@ use crate::{Node, Reader, Time};
 
 /// A full disk is tried again after this long.
 const RETRY_MS: u64 = 500;
+/// Applied changes wait for company until they are this many bytes, or until the next tick: nobody waits for them (the
+/// log has them), and a write of a few kilobytes costs as much as one of many. They stay readable in memory.
+const BULK_BYTES_MIN: usize = 256 << 10;
 /// Bytes the collector reads per step: about ten milliseconds of disk.
 const COLLECT_BYTES: u64 = 4 << 20;
 /// Entries applied between two compactions of the log in memory.
@@ -39,6 +43,10 @@ pub(crate) struct DiskWork {
     /// The next bulk batch, and what to do when it is done.
     pub(crate) bulk_ops: Vec<DiskOp>,
     pub(crate) bulk_parts: Vec<BulkPart>,
+    /// Of applied changes, in the next bulk batch.
+    bulk_bytes: usize,
+    /// A tick has passed since the last bulk batch.
+    bulk_is_due: bool,
     /// What the WAL holds of raft's hard state, synced or not.
     pub(crate) saved: WalState,
     /// A commit index that the WAL has not got.
@@ -106,6 +114,13 @@ impl DiskWork {
     pub(crate) fn new(saved: WalState, checkpoint_index: u64, applied: u64) -> DiskWork {
         let unsaved = (applied > saved.commit).then_some(WalState { commit: applied, ..saved });
         DiskWork { saved, unsaved, checkpoint_index, memory_index: applied, ..DiskWork::default() }
+    }
+
+    /// Drops the next bulk batch.
+    pub(crate) fn forget_bulk(&mut self) {
+        self.bulk_ops.clear();
+        self.bulk_parts.clear();
+        self.bulk_bytes = 0;
     }
 }
 
@@ -187,9 +202,10 @@ impl<R: Reader> Node<R> {
         false
     }
 
-    /// Writes a commit index that has been waiting for company.
-    pub(crate) fn save_commit(&mut self) {
+    /// Writes what has been waiting for company: applied changes, and a commit index.
+    pub(crate) fn write_rest(&mut self) {
         self.retry_writes();
+        self.work.bulk_is_due = true;
         if self.work.log.is_some() || !self.work.appends.is_empty() {
             return;
         }
@@ -348,8 +364,19 @@ impl<R: Reader> Node<R> {
             return;
         }
         let ops = &mut self.work.bulk_ops;
+        let before = ops.len();
         let id = self.backend.commit(self.applied, self.applied_term, ops);
+        let bytes = ops[before..].iter().map(DiskOp::data_len).sum::<usize>();
+        self.work.bulk_bytes += bytes;
         self.work.bulk_parts.push(BulkPart::Appended(id));
+    }
+
+    /// Whether the next bulk batch has something in it that should not wait, or enough of what may.
+    fn bulk_is_due(&self) -> bool {
+        let may_wait = |part: &BulkPart| matches!(part, BulkPart::Appended(_));
+        self.work.bulk_is_due
+            || self.work.bulk_bytes >= BULK_BYTES_MIN
+            || !self.work.bulk_parts.iter().all(may_wait)
     }
 
     pub(crate) fn flush_bulk(&mut self) {
@@ -363,8 +390,13 @@ impl<R: Reader> Node<R> {
             }
             return;
         }
+        if !self.bulk_is_due() {
+            return;
+        }
         let ops = std::mem::take(&mut self.work.bulk_ops);
         let parts = std::mem::take(&mut self.work.bulk_parts);
+        self.work.bulk_bytes = 0;
+        self.work.bulk_is_due = false;
         let batch = self.batch(DiskQueue::Bulk, ops);
         self.out.disk.push(batch.clone());
         self.work.bulk = Some(BulkWrite { batch, parts, retry_at: None });

@@ -351,7 +351,7 @@ impl<R: Reader> Node<R> {
         for token in late {
             self.reply(token, Err(Error::TransferTimeout));
         }
-        self.save_commit();
+        self.write_rest();
     }
 
     /// The only voter has nobody to wait for.

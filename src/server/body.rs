@@ -1,11 +1,11 @@
-//! What a response consists of: a page, one gRPC message with its trailers, or a stream of them.
+//! What a response consists of: a page, or a stream of parts.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 use norn_node::{Input, StreamId};
@@ -25,12 +25,6 @@ pub enum Part {
 
 pub enum Body {
     Full(Option<Bytes>),
-    /// `prefix` is the frame's head, when the message is too large to be worth copying behind it.
-    Unary {
-        prefix: Option<Bytes>,
-        message: Option<Bytes>,
-        trailers: Option<HeaderMap>,
-    },
     Stream(mpsc::Receiver<Part>),
     Watch(WatchBody),
 }
@@ -78,11 +72,6 @@ impl http_body::Body for Body {
         };
         match self.get_mut() {
             Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Unary { prefix, message, trailers } => {
-                let next = prefix.take().or_else(|| message.take()).map(Frame::data);
-                let next = next.or_else(|| trailers.take().map(Frame::trailers));
-                Poll::Ready(next.map(Ok))
-            }
             Body::Stream(parts) => parts.poll_recv(cx).map(|part| part.map(|p| Ok(frame(p)))),
             Body::Watch(watch) => watch.parts.poll_recv(cx).map(|part| {
                 if matches!(part, Some(Part::Message(_))) {
@@ -96,36 +85,22 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Body::Full(bytes) => bytes.is_none(),
-            Body::Unary { prefix, message, trailers } => {
-                prefix.is_none() && message.is_none() && trailers.is_none()
-            }
             _ => false,
         }
     }
 }
 
-impl Body {
-    /// One gRPC message and its trailers.
-    pub fn unary(message: Bytes, trailers: HeaderMap) -> Body {
-        let trailers = Some(trailers);
-        if message.len() < COPIED_MAX {
-            return Body::Unary { prefix: None, message: Some(framed(&message)), trailers };
-        }
-        let mut prefix = BytesMut::with_capacity(5);
-        prefix.put_u8(0);
-        prefix.put_u32(message.len() as u32);
-        Body::Unary { prefix: Some(prefix.freeze()), message: Some(message), trailers }
-    }
+pub const FRAME_HEAD_BYTES: usize = 5;
+
+/// What gRPC puts before a message: not compressed, so many bytes.
+pub fn frame_head(len: usize) -> [u8; FRAME_HEAD_BYTES] {
+    let [a, b, c, d] = (len as u32).to_be_bytes();
+    [0, a, b, c, d]
 }
 
-/// Messages from this size on travel behind their head instead of being copied behind it: a frame more costs less.
-const COPIED_MAX: usize = 16 << 10;
-
-/// gRPC's frame: not compressed, length, message.
 pub fn framed(message: &[u8]) -> Bytes {
-    let mut frame = BytesMut::with_capacity(message.len() + 5);
-    frame.put_u8(0);
-    frame.put_u32(message.len() as u32);
-    frame.put_slice(message);
-    frame.freeze()
+    let mut frame = Vec::with_capacity(message.len() + FRAME_HEAD_BYTES);
+    frame.extend_from_slice(&frame_head(message.len()));
+    frame.extend_from_slice(message);
+    frame.into()
 }

@@ -11,7 +11,7 @@
 //! is the next batch. No request crosses a thread.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::body::{Part, framed};
 use crate::file_disk::{FileDisk, FileReader};
+use crate::grpc::{Answer, Status};
 use crate::log::{Level, Log, Value};
 use crate::metrics::{DiskMetrics, GrpcMetrics};
 use crate::transport::Transport;
@@ -61,13 +62,79 @@ struct Inner {
     host: Host<FileDisk, FileReader>,
 }
 
+/// Who waits for the answer to a call.
+enum Caller {
+    Task(oneshot::Sender<Result<Bytes, Error>>),
+    Client(Answer),
+}
+
+struct Call {
+    token: Token,
+    caller: Caller,
+    deadline: Option<Time>,
+}
+
+/// A token's low bits are the place of its call, the others a number that never comes again.
+const PLACE_BITS: u32 = 20;
+const _: () = assert!(CALLS_MAX <= 1 << PLACE_BITS);
+
+/// Calls on their way.
+#[derive(Default)]
+struct Calls {
+    places: Vec<Option<Call>>,
+    free: Vec<u32>,
+    deadlines: BTreeSet<(Time, Token)>,
+    tokens: u64,
+}
+
+impl Calls {
+    /// Gives the caller back when as many as there may be are on their way.
+    fn add(&mut self, caller: Caller, deadline: Option<Time>) -> Result<Token, Caller> {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None if self.places.len() >= CALLS_MAX => return Err(caller),
+            None => {
+                self.places.push(None);
+                self.places.len() as u32 - 1
+            }
+        };
+        self.tokens += 1;
+        let token = Token(self.tokens << PLACE_BITS | u64::from(place));
+        self.places[place as usize] = Some(Call { token, caller, deadline });
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline, token));
+        }
+        Ok(token)
+    }
+
+    fn take(&mut self, token: Token) -> Option<Caller> {
+        let place = (token.0 & ((1 << PLACE_BITS) - 1)) as u32;
+        let call = self.places.get_mut(place as usize)?.take_if(|call| call.token == token)?;
+        self.free.push(place);
+        if let Some(deadline) = call.deadline {
+            self.deadlines.remove(&(deadline, token));
+        }
+        Some(call.caller)
+    }
+
+    /// A call whose client has waited long enough.
+    fn expired(&mut self, now: Time) -> Option<(Token, Caller)> {
+        let (deadline, token) = *self.deadlines.first()?;
+        if deadline > now {
+            return None;
+        }
+        Some((token, self.take(token)?))
+    }
+}
+
 #[derive(Default)]
 struct Outbox {
-    calls: HashMap<Token, oneshot::Sender<Result<Bytes, Error>>>,
-    streams: HashMap<StreamId, mpsc::UnboundedSender<Part>>,
+    calls: Calls,
+    /// Answers of this turn, to be sent when it is over.
+    answers: Vec<(Answer, Result<Bytes, Error>)>,
+    streams: BTreeMap<StreamId, mpsc::UnboundedSender<Part>>,
     messages: Vec<Message>,
     events: Vec<NodeEvent>,
-    next_token: u64,
     next_stream: u64,
 }
 
@@ -77,9 +144,13 @@ impl Ports for Outbox {
     }
 
     fn reply(&mut self, token: Token, result: Result<Bytes, Error>) {
-        if let Some(call) = self.calls.remove(&token) {
-            // (The caller may just have gone.)
-            let _ = call.send(result);
+        match self.calls.take(token) {
+            Some(Caller::Client(answer)) => self.answers.push((answer, result)),
+            Some(Caller::Task(caller)) => {
+                // (The caller may just have gone.)
+                let _ = caller.send(result);
+            }
+            None => {}
         }
     }
 
@@ -104,7 +175,7 @@ struct Withdraw<'a> {
 impl Drop for Withdraw<'_> {
     fn drop(&mut self) {
         if !self.is_done {
-            self.core.outbox.borrow_mut().calls.remove(&self.token);
+            self.core.outbox.borrow_mut().calls.take(self.token);
             self.core.input(Input::Forget { token: self.token });
         }
     }
@@ -147,21 +218,25 @@ impl Core {
     /// One request, encoded, to its reply, encoded.
     pub async fn call(&self, method: Method, body: Bytes) -> Result<Bytes, Error> {
         let (sender, receiver) = oneshot::channel();
-        let token = {
-            let mut outbox = self.outbox.borrow_mut();
-            if outbox.calls.len() >= CALLS_MAX {
-                return Err(Error::TooManyRequests);
-            }
-            outbox.next_token += 1;
-            let token = Token(outbox.next_token);
-            outbox.calls.insert(token, sender);
-            token
-        };
+        let added = self.outbox.borrow_mut().calls.add(Caller::Task(sender), None);
+        let Ok(token) = added else { return Err(Error::TooManyRequests) };
         let mut withdraw = Withdraw { core: self, token, is_done: false };
         self.input(Input::Call { token, method, body });
         let result = receiver.await;
         withdraw.is_done = true;
         result.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// The same for a client, who is answered by the turn that knows the reply, or told that it took too long.
+    pub fn ask(&self, method: Method, body: Bytes, timeout: Option<Duration>, answer: Answer) {
+        let deadline =
+            timeout.map(|after| self.now() + u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        let added = self.outbox.borrow_mut().calls.add(Caller::Client(answer), deadline);
+        match added {
+            Ok(token) => self.input(Input::Call { token, method, body }),
+            Err(Caller::Client(answer)) => answer.finish(self, Err(Error::TooManyRequests.into())),
+            Err(Caller::Task(_)) => unreachable!("it was a client"),
+        }
     }
 
     pub fn open_watch(&self) -> (StreamId, mpsc::UnboundedReceiver<Part>) {
@@ -223,9 +298,25 @@ impl Core {
         let inputs = std::mem::take(&mut *self.inbox.borrow_mut());
         let mut outbox = self.outbox.borrow_mut();
         let deadline = self.inner.borrow_mut().host.turn(self.now(), inputs, &mut *outbox);
+        while let Some((token, caller)) = outbox.calls.expired(self.now()) {
+            self.input(Input::Forget { token });
+            if let Caller::Client(answer) = caller {
+                outbox.answers.push((answer, Err(Error::DeadlineExceeded)));
+            }
+        }
+        let deadline = match outbox.calls.deadlines.first() {
+            Some((first, _)) => deadline.min(*first),
+            None => deadline,
+        };
+        let mut answers = std::mem::take(&mut outbox.answers);
         let messages = std::mem::take(&mut outbox.messages);
         let events = std::mem::take(&mut outbox.events);
         drop(outbox);
+        for (answer, result) in answers.drain(..) {
+            answer.finish(self, result.map_err(Status::from));
+        }
+        // (For its memory.)
+        self.outbox.borrow_mut().answers = answers;
         if !messages.is_empty() {
             self.transport.send(self, messages);
         }
@@ -279,7 +370,12 @@ impl Core {
             }
             NodeEvent::Failed { reason } => {
                 self.phase.send_replace(Phase::Failed(reason));
-                self.outbox.borrow_mut().calls.clear();
+                let calls = std::mem::take(&mut self.outbox.borrow_mut().calls);
+                for call in calls.places.into_iter().flatten() {
+                    if let Caller::Client(answer) = call.caller {
+                        answer.finish(self, Err(Error::Stopped.into()));
+                    }
+                }
             }
         }
     }

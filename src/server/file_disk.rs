@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -270,13 +270,35 @@ impl Disk for FileDisk {
     }
 }
 
+/// Pieces of one vectored write: what the kernel takes at most is 1024.
+const PIECES_MAX: usize = 256;
+
+/// How many of the first operations are writes of which each begins where the one before ends.
+fn contiguous(ops: &[DiskOp]) -> usize {
+    let mut end = None;
+    ops.iter()
+        .take(PIECES_MAX)
+        .take_while(|op| {
+            let DiskOp::Write { file, offset, data } = op else { return false };
+            let begins = (file, *offset);
+            let continues = end.is_none_or(|end| end == begins);
+            end = Some((file, offset + data.len() as u64));
+            continues
+        })
+        .count()
+}
+
 impl Writer {
     fn run_batch(&mut self, batch: &DiskBatch) -> Result<(), DiskError> {
         if self.root.latched.load(Ordering::Acquire) {
             return Err(DiskError::Latched);
         }
-        for op in &batch.ops {
-            match self.run(op) {
+        let mut ops = &batch.ops[..];
+        while let Some(op) = ops.first() {
+            let run = contiguous(ops);
+            let result = if run > 1 { self.write_run(&ops[..run]) } else { self.run(op) };
+            ops = &ops[run.max(1)..];
+            match result {
                 Ok(()) => {}
                 Err(error @ DiskError::NoSpace { .. }) => return Err(error),
                 Err(error) => {
@@ -288,12 +310,48 @@ impl Writer {
         Ok(())
     }
 
-    fn run(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+    /// Writes that continue each other, with one system call.
+    fn write_run(&mut self, ops: &[DiskOp]) -> Result<(), DiskError> {
+        let Some(DiskOp::Write { file, offset, .. }) = ops.first() else { return Ok(()) };
+        self.look_for_names();
+        let started = Instant::now();
+        let slices: Vec<IoSlice<'_>> = ops
+            .iter()
+            .filter_map(|op| match op {
+                DiskOp::Write { data, .. } => Some(IoSlice::new(data)),
+                _ => None,
+            })
+            .collect();
+        let handle = self.handle(file)?;
+        let mut written = rustix::io::pwritev(handle, &slices, *offset)
+            .map_err(|error| failed(file, "write", &error.into()))?;
+        // (What the kernel did not take at once goes piece by piece.)
+        let mut at = *offset;
+        for slice in &slices {
+            let done = written.min(slice.len());
+            written -= done;
+            if done < slice.len() {
+                handle
+                    .write_all_at(&slice[done..], at + done as u64)
+                    .map_err(|error| failed(file, "write", &error))?;
+            }
+            at += slice.len() as u64;
+        }
+        self.root.metrics.wrote(started.elapsed(), (at - *offset) as usize);
+        Ok(())
+    }
+
+    /// Drops handles that somebody else's renaming or removing may have made stale.
+    fn look_for_names(&mut self) {
         let names = self.root.names.load(Ordering::Acquire);
         if names != self.names {
             self.files.clear();
             self.names = names;
         }
+    }
+
+    fn run(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        self.look_for_names();
         let result = self.run_one(op);
         if matches!(op, DiskOp::Create { .. } | DiskOp::Rename { .. } | DiskOp::Remove { .. }) {
             // Our own change keeps our own handles valid, unless somebody else's came between.
@@ -438,6 +496,30 @@ mod tests {
 
     fn name(text: &str) -> FileName {
         FileName::new(text)
+    }
+
+    #[test]
+    fn writes_that_continue_each_other_are_one() {
+        let write = |file: &str, offset, data: &'static [u8]| DiskOp::Write {
+            file: name(file),
+            offset,
+            data: Bytes::from_static(data),
+        };
+        let ops = [write("a", 0, b"one"), write("a", 3, b"two"), write("a", 7, b"x")];
+        assert_eq!(contiguous(&ops), 2, "a gap");
+        assert_eq!(contiguous(&[write("a", 0, b"one"), write("b", 3, b"two")]), 1, "another file");
+        assert_eq!(contiguous(&[DiskOp::Sync { file: name("a") }]), 0);
+
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = open(dir.path());
+        disk.execute(&DiskOp::Create { file: name("a") }).unwrap();
+        let ops = (0..600).map(|n| write("a", 3 * n, if n % 2 == 0 { b"one" } else { b"two" }));
+        let batch = DiskBatch { id: BatchId(1), queue: DiskQueue::Bulk, ops: ops.collect() };
+        disk.writer.run_batch(&batch).unwrap();
+        assert_eq!(
+            &disk.read_at(&name("a"), 0, 2000).unwrap()[..],
+            "onetwo".repeat(300).as_bytes()
+        );
     }
 
     fn open(dir: &Path) -> FileDisk {

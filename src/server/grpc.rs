@@ -1,18 +1,21 @@
-//! gRPC over hyper's HTTP/2: paths, frames, status. Messages stay bytes: what they mean is the node's business, so
+//! gRPC over HTTP/2: paths, frames, status. Messages stay bytes: what they mean is the node's business, so
 //! another transport can take this one's place without touching a service.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use h2::RecvStream;
+use h2::server::SendResponse;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use http::{HeaderMap, Request, Response};
 use norn_node::{Code, Error, Method};
 
-use crate::body::Body;
+use crate::body::{Body, FRAME_HEAD_BYTES, frame_head, framed};
 use crate::core::Core;
+use crate::http2::{self, Inbound};
 use crate::streams;
 
 /// Above `--max-request-bytes`, what a message may have on the way (etcd's allowance).
@@ -140,98 +143,225 @@ pub fn is_grpc<B>(request: &Request<B>) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Answers one gRPC request. The common case, one question and one answer, has a small future of its own: hyper moves
-/// futures around, and the others are several times larger.
-pub async fn serve(core: Rc<Core>, request: Request<Incoming>) -> Response<Body> {
-    let path = request.uri().path().strip_prefix('/').unwrap_or_default();
+/// Takes one gRPC request. The common case, one question and one answer, is answered by [`Answer`] without a task.
+pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let (head, body) = request.into_parts();
+    let at = match route(head.uri.path()) {
+        Ok(at) => at,
+        Err(status) => return refuse(respond, &status),
+    };
+    core.grpc_metrics.borrow_mut().started(at);
+    let needs_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
+    let answer = Answer { respond, route: at };
+    if needs_leader && !core.with_node(|node| node.has_leader()) {
+        return answer.finish(core, Err(Error::NoLeader.into()));
+    }
+    let deadline = timeout(&head.headers);
+    let question =
+        Question { core: Rc::clone(core), frames: Frames::new(core), body: Inbound::new(body) };
+    match ROUTES[at].3 {
+        Route::Unary(method) => ask(core, method, question, deadline, answer),
+        _ => {
+            let call =
+                stream(Rc::clone(core), at, question, answer.respond, needs_leader, deadline);
+            tokio::task::spawn_local(call);
+        }
+    }
+}
+
+/// Which entry of `ROUTES` a path leads to.
+fn route(path: &str) -> Result<usize, Status> {
+    let path = path.strip_prefix('/').unwrap_or_default();
     let (service, method) = path.split_once('/').unwrap_or((path, ""));
     let known = ROUTES.iter().position(|(s, m, _, _)| *m == method && *s == service);
-    let Some(at) = known else {
+    known.ok_or_else(|| {
         let knows_service = ROUTES.iter().any(|(s, _, _, _)| *s == service);
         let message = if knows_service {
             format!("unknown method {method} for service {service}")
         } else {
             format!("unknown service {service}")
         };
-        return refused(&Status::new(Code::Unimplemented, message));
-    };
-    core.grpc_metrics.borrow_mut().started(at);
-    let headers = request.headers();
-    let needs_leader = headers.get("hasleader").is_some_and(|value| value == "true");
-    let deadline = timeout(headers);
-    let result = if needs_leader && !core.with_node(|node| node.has_leader()) {
-        Err(Error::NoLeader.into())
-    } else if let (Route::Unary(method), None) = (ROUTES[at].3, deadline) {
-        unary(&core, request.into_body(), method).await
-    } else {
-        Box::pin(answer(&core, request, at, needs_leader, deadline)).await
-    };
-    let code = match &result {
-        Ok(_) => 0,
-        Err(status) => status.code,
-    };
-    if ROUTES[at].2 == "unary" || code != 0 {
-        core.grpc_metrics.borrow_mut().handled(at, code);
-    }
-    result.unwrap_or_else(|status| refused(&status))
+        Status::new(Code::Unimplemented, message)
+    })
 }
 
-async fn unary(core: &Rc<Core>, body: Incoming, method: Method) -> Result<Response<Body>, Status> {
-    let message = read_message(core, body).await?;
-    let reply = core.call(method, message).await?;
-    Ok(unary_response(reply))
+fn ask(
+    core: &Rc<Core>,
+    method: Method,
+    mut question: Question,
+    deadline: Option<Duration>,
+    answer: Answer,
+) {
+    // The message usually came with its headers.
+    match question.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(message)) => core.ask(method, message, deadline, answer),
+        Poll::Ready(Err(status)) => answer.finish(core, Err(status)),
+        Poll::Pending => {
+            let core = Rc::clone(core);
+            tokio::task::spawn_local(async move {
+                match poll_fn(|cx| question.poll(cx)).await {
+                    Ok(message) => core.ask(method, message, deadline, answer),
+                    Err(status) => answer.finish(&core, Err(status)),
+                }
+            });
+        }
+    }
+}
+
+/// Where the answer to one question goes.
+pub struct Answer {
+    respond: SendResponse<Bytes>,
+    route: usize,
+}
+
+impl Answer {
+    /// Sends it. (That the client may be gone is nobody's concern.)
+    pub fn finish(mut self, core: &Core, result: Result<Bytes, Status>) {
+        let code = result.as_ref().map_or_else(|status| status.code, |_| 0);
+        let mut metrics = core.grpc_metrics.borrow_mut();
+        metrics.handled(self.route, code);
+        metrics.sent_bytes += result.as_ref().map_or(0, Bytes::len) as u64;
+        drop(metrics);
+        let message = match result {
+            Ok(message) => message,
+            Err(status) => return refuse(self.respond, &status),
+        };
+        let Ok(mut out) = self.respond.send_response(response(()), false) else { return };
+        if message.len() < COPIED_MAX {
+            let _ = out.send_data(framed(&message), false);
+        } else {
+            let _ = out.send_data(Bytes::copy_from_slice(&frame_head(message.len())), false);
+            let _ = out.send_data(message, false);
+        }
+        let _ = out.send_trailers(ok_trailers());
+    }
+}
+
+/// Messages from this size on travel behind their head instead of being copied behind it: a frame more costs less.
+const COPIED_MAX: usize = 16 << 10;
+
+/// A response that is nothing but its status.
+fn refuse(mut respond: SendResponse<Bytes>, status: &Status) {
+    let mut response = response(());
+    response.headers_mut().extend(status.trailers());
+    let _ = respond.send_response(response, true);
+}
+
+/// Answers a call that is more than one question and one answer.
+async fn stream(
+    core: Rc<Core>,
+    at: usize,
+    question: Question,
+    mut respond: SendResponse<Bytes>,
+    needs_leader: bool,
+    deadline: Option<Duration>,
+) {
+    let answered = answer(&core, at, question, needs_leader);
+    let answered = async {
+        match deadline {
+            Some(after) => match tokio::time::timeout(after, answered).await {
+                Ok(result) => result,
+                Err(_) => Err(Error::DeadlineExceeded.into()),
+            },
+            None => answered.await,
+        }
+    };
+    let result = tokio::select! {
+        result = answered => result,
+        () = http2::withdrawn(&mut respond) => return,
+    };
+    match result {
+        Ok(Reply::Message(message)) => Answer { respond, route: at }.finish(&core, Ok(message)),
+        Ok(Reply::Stream(body)) => {
+            let count = |frame: usize| {
+                let bytes = frame.saturating_sub(FRAME_HEAD_BYTES);
+                core.grpc_metrics.borrow_mut().sent_bytes += bytes as u64;
+            };
+            http2::send(respond, response(body), count).await;
+        }
+        Err(status) => Answer { respond, route: at }.finish(&core, Err(status)),
+    }
+}
+
+/// What a call is answered with.
+enum Reply {
+    Message(Bytes),
+    Stream(Body),
 }
 
 async fn answer(
     core: &Rc<Core>,
-    request: Request<Incoming>,
     at: usize,
+    mut question: Question,
     needs_leader: bool,
-    deadline: Option<Duration>,
-) -> Result<Response<Body>, Status> {
+) -> Result<Reply, Status> {
     let (service, name, _, route) = ROUTES[at];
-    let body = request.into_body();
-    let answered = async {
-        match route {
-            Route::Unary(method) => unary(core, body, method).await,
-            Route::TimeToLive => {
-                let message = read_message(core, body).await?;
-                let reply = streams::time_to_live(core, message).await?;
-                Ok(unary_response(reply))
-            }
-            Route::Promote => {
-                let message = read_message(core, body).await?;
-                let reply = streams::promote(core, message).await?;
-                Ok(unary_response(reply))
-            }
-            Route::HealthCheck => {
-                let message = read_message(core, body).await?;
-                // The message is one string: the service asked about. Only the whole server has a name: none.
-                if !message.is_empty() {
-                    return Err(Status::new(Code::NotFound, "unknown service"));
-                }
-                Ok(unary_response(Bytes::from_static(&[0x08, 0x01])))
-            }
-            Route::HealthWatch => streams::health_watch(core, &read_message(core, body).await?),
-            Route::RangeStream => {
-                let message = read_message(core, body).await?;
-                streams::range(core, message).await
-            }
-            Route::Snapshot => streams::snapshot(core).await,
-            Route::Watch => Ok(streams::watch(core, body, needs_leader, at)),
-            Route::KeepAlive => Ok(streams::keep_alive(core, body, needs_leader, at)),
-            Route::Missing => Err(Status::new(
-                Code::Unimplemented,
-                format!("method {name} of service {service} is not implemented by norn yet"),
-            )),
+    match route {
+        Route::Watch => {
+            return Ok(Reply::Stream(streams::watch(core, question, needs_leader, at)));
         }
-    };
-    match deadline {
-        Some(after) => match tokio::time::timeout(after, answered).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::DeadlineExceeded.into()),
-        },
-        None => answered.await,
+        Route::KeepAlive => {
+            return Ok(Reply::Stream(streams::keep_alive(core, question, needs_leader, at)));
+        }
+        _ => {}
+    }
+    let message = poll_fn(|cx| question.poll(cx)).await?;
+    Ok(match route {
+        Route::Unary(method) => Reply::Message(core.call(method, message).await?),
+        Route::TimeToLive => Reply::Message(streams::time_to_live(core, message).await?),
+        Route::Promote => Reply::Message(streams::promote(core, message).await?),
+        Route::HealthCheck => {
+            // The message is one string: the service asked about. Only the whole server has a name: none.
+            if !message.is_empty() {
+                return Err(Status::new(Code::NotFound, "unknown service"));
+            }
+            Reply::Message(Bytes::from_static(&[0x08, 0x01]))
+        }
+        Route::HealthWatch => Reply::Stream(streams::health_watch(core, &message)),
+        Route::RangeStream => Reply::Stream(streams::range(core, message).await?),
+        Route::Snapshot => Reply::Stream(streams::snapshot(core).await?),
+        Route::Watch | Route::KeepAlive | Route::Missing => {
+            let message =
+                format!("method {name} of service {service} is not implemented by norn yet");
+            return Err(Status::new(Code::Unimplemented, message));
+        }
+    })
+}
+
+/// What a client asks, message by message.
+pub struct Question {
+    core: Rc<Core>,
+    frames: Frames,
+    body: Inbound,
+}
+
+impl Question {
+    /// The one message of a unary request.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+        self.poll_next(cx)
+            .map(|next| next.unwrap_or_else(|| Err(Status::new(Code::Internal, "unexpected EOF"))))
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        loop {
+            if let Some(next) = self.frames.next_message().transpose() {
+                let bytes = next.as_ref().map_or(0, Bytes::len);
+                self.core.grpc_metrics.borrow_mut().received_bytes += bytes as u64;
+                return Poll::Ready(Some(next));
+            }
+            match ready!(self.body.poll_data(cx)) {
+                Some(Ok(data)) => self.frames.push(data),
+                Some(Err(error)) => {
+                    return Poll::Ready(Some(Err(Status::new(Code::Canceled, error.to_string()))));
+                }
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// The next message; `None` when the client said all it has to say.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+        poll_fn(|cx| self.poll_next(cx)).await
     }
 }
 
@@ -254,21 +384,6 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
         "H" => Duration::from_secs(number.checked_mul(3600)?),
         _ => return None,
     })
-}
-
-/// The one message of a unary request.
-async fn read_message(core: &Rc<Core>, mut body: Incoming) -> Result<Bytes, Status> {
-    let mut frames = Frames::new(core);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Status::new(Code::Canceled, error.to_string()))?;
-        if let Ok(data) = frame.into_data() {
-            frames.push(data);
-            if let Some(message) = frames.next_message()? {
-                return Ok(message);
-            }
-        }
-    }
-    Err(Status::new(Code::Internal, "unexpected EOF"))
 }
 
 /// Cuts a request body into messages.
@@ -329,21 +444,9 @@ impl Frames {
     }
 }
 
-pub fn response(body: Body) -> Response<Body> {
+fn response<B>(body: B) -> Response<B> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response
-}
-
-fn unary_response(reply: Bytes) -> Response<Body> {
-    response(Body::unary(reply, ok_trailers()))
-}
-
-/// A response that is nothing but its status.
-fn refused(status: &Status) -> Response<Body> {
-    let mut response = response(Body::empty());
-    *response.status_mut() = StatusCode::OK;
-    response.headers_mut().extend(status.trailers());
     response
 }
 

@@ -1,4 +1,4 @@
-//! The daemon around `norn-node`: connections, files, clocks, other members. The only home of tokio, hyper and real
+//! The daemon around `norn-node`: connections, files, clocks, other members. The only home of tokio, HTTP and real
 //! files.
 //!
 //! One thread runs everything but the disk: connections are tasks on it, and so is the node's turn (see
@@ -11,6 +11,7 @@ pub mod core;
 pub mod file_disk;
 pub mod flags;
 pub mod grpc;
+pub mod http2;
 pub mod http_api;
 pub mod listen;
 pub mod log;

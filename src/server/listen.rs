@@ -1,26 +1,25 @@
 //! Accepting connections: HTTP/1.1 and HTTP/2 on the same port, told apart by their first bytes.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Request;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::body::Body;
 use crate::config::{ServerConfig, address};
 use crate::core::Core;
-use crate::rt::{Collected, LocalExec};
+use crate::http2;
+use crate::rt::Collected;
 
-/// Bytes of one stream, and of all streams of a connection, that may be on their way to us unread. Requests are at
-/// most two megabytes; more only costs memory.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What a client of HTTP/2 says first, as far as no other request begins like it.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A refused accept (too many files) is tried again after this long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// A client that opened a connection and does not say what it wants.
@@ -87,53 +86,55 @@ async fn connection(
     stream: TcpStream,
     serves: Serves,
     config: Rc<ServerConfig>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
-    let mut builder = auto::Builder::new(LocalExec);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(config.streams_max)
-        .keep_alive_interval(
-            (config.keepalive_ms > 0).then(|| Duration::from_millis(config.keepalive_ms)),
-        )
-        .keep_alive_timeout(Duration::from_millis(config.keepalive_timeout_ms.max(1)));
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let builder = match serves {
-        Serves::GrpcOnly => builder.http2_only(),
-        Serves::HttpOnly | Serves::Peers => builder.http1_only(),
-        Serves::GrpcAndHttp => builder,
-    };
-    let service = service_fn(move |request: Request<Incoming>| {
-        let core = Rc::clone(&core);
-        async move { Ok::<_, Infallible>(serve(core, request, serves).await) }
-    });
-    let (stream, flush) = Collected::new(stream);
-    let served = builder.serve_connection(TokioIo::new(stream), service);
+    let (mut stream, flush) = Collected::new(stream);
     let served = async {
-        tokio::pin!(served);
-        // (How a connection ends is the client's business.)
-        tokio::select! {
-            _ = served.as_mut() => {}
-            _ = stop.wait_for(|stop| *stop) => {
-                served.as_mut().graceful_shutdown();
-                let _ = served.await;
+        let is_http2 = match serves {
+            Serves::GrpcOnly => true,
+            Serves::HttpOnly | Serves::Peers => false,
+            Serves::GrpcAndHttp => {
+                let begins = stream.begins_with(HTTP2_PREFACE);
+                match tokio::time::timeout(HEADER_TIMEOUT, begins).await {
+                    Ok(Ok(is_http2)) => is_http2,
+                    // (Silent, or gone.)
+                    _ => return,
+                }
             }
+        };
+        if is_http2 {
+            http2::serve(core, stream, &config, stop).await;
+        } else {
+            http1(core, stream, serves == Serves::Peers, stop).await;
         }
     };
     flush.behind(served).await;
 }
 
-async fn serve(core: Rc<Core>, request: Request<Incoming>, serves: Serves) -> Response<Body> {
-    let takes_grpc = matches!(serves, Serves::GrpcAndHttp | Serves::GrpcOnly);
-    if takes_grpc && crate::grpc::is_grpc(&request) {
-        return crate::grpc::serve(core, request).await;
-    }
-    // (Rare and large: kept out of the future above.)
-    match serves {
-        Serves::Peers => Box::pin(crate::peer_http::serve(core, request)).await,
-        _ => Box::pin(crate::http_api::serve(core, request)).await,
+async fn http1(
+    core: Rc<Core>,
+    stream: Collected<TcpStream>,
+    is_peer: bool,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let core = Rc::clone(&core);
+        async move {
+            Ok::<_, Infallible>(match is_peer {
+                true => crate::peer_http::serve(core, request).await,
+                false => crate::http_api::serve(core, request).await,
+            })
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // (How a connection ends is the client's business.)
+    tokio::select! {
+        _ = served.as_mut() => {}
+        _ = stop.wait_for(|stop| *stop) => {
+            served.as_mut().graceful_shutdown();
+            let _ = served.await;
+        }
     }
 }

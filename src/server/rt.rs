@@ -1,5 +1,4 @@
-//! The runtime below hyper: one thread, tasks that need not be sent anywhere. The one place where a simulated
-//! runtime can take the real one's place.
+//! Below the connections: how bytes reach the kernel.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -8,22 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// Spawns on the current thread's task set.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExec;
-
-impl<F> hyper::rt::Executor<F> for LocalExec
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        // Boxed at once: on its way into the task the future is moved half a dozen times, and it is large.
-        tokio::task::spawn_local(Box::pin(future));
-    }
-}
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// Bytes that one connection collects before it must write.
 const COLLECTED_MAX: usize = 32 << 10;
@@ -37,6 +21,8 @@ const PIECES_MAX: usize = 8;
 #[derive(Debug)]
 struct Output<S> {
     stream: S,
+    /// Read to see what it is, not handed on yet.
+    ahead: Vec<u8>,
     buffer: Vec<u8>,
     /// Of `buffer`, already written.
     written: usize,
@@ -113,8 +99,31 @@ pub struct Flush<S>(Rc<RefCell<Output<S>>>);
 
 impl<S: AsyncWrite + Unpin> Collected<S> {
     pub fn new(stream: S) -> (Collected<S>, Flush<S>) {
-        let output = Rc::new(RefCell::new(Output { stream, buffer: Vec::new(), written: 0 }));
+        let output = Rc::new(RefCell::new(Output {
+            stream,
+            ahead: Vec::new(),
+            buffer: Vec::new(),
+            written: 0,
+        }));
         (Collected(Rc::clone(&output)), Flush(output))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Collected<S> {
+    /// Whether the first bytes are these. They stay to be read.
+    pub async fn begins_with(&mut self, bytes: &[u8]) -> std::io::Result<bool> {
+        let mut piece = vec![0; bytes.len()];
+        let mut ahead = Vec::new();
+        while ahead.len() < bytes.len() && bytes.starts_with(&ahead) {
+            let room = &mut piece[ahead.len()..];
+            match self.read(room).await? {
+                0 => break,
+                count => ahead.extend_from_slice(&room[..count]),
+            }
+        }
+        let is_so = ahead == bytes;
+        self.0.borrow_mut().ahead = ahead;
+        Ok(is_so)
     }
 }
 
@@ -142,7 +151,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Collected<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, buf)
+        let mut output = self.0.borrow_mut();
+        if !output.ahead.is_empty() {
+            let count = output.ahead.len().min(buf.remaining());
+            buf.put_slice(&output.ahead[..count]);
+            output.ahead.drain(..count);
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut output.stream).poll_read(cx, buf)
     }
 }
 

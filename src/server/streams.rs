@@ -4,9 +4,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use norn_node::{Code, Error, Input, Method, RangeStream};
 use norn_proto::{etcdserverpb as pb, leasepb};
 use norn_storage::{DiskRead, FileName};
@@ -16,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::body::{Body, Part, WatchBody, framed};
 use crate::core::Core;
-use crate::grpc::{Frames, Status, ok_trailers, response};
+use crate::grpc::{Question, Status, ok_trailers};
 
 /// Parts of a stream that wait for their connection; the producer stops until there is room.
 const PARTS_MAX: usize = 4;
@@ -27,11 +24,11 @@ const LEADERLESS_MAX: u32 = 3;
 /// Between two tries to reach the leader.
 const FORWARD_RETRY: Duration = Duration::from_millis(50);
 
-pub fn watch(core: &Rc<Core>, body: Incoming, needs_leader: bool, route: usize) -> Response<Body> {
+pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usize) -> Body {
     let (stream, parts) = core.open_watch();
     let reader = Rc::clone(core);
     tokio::task::spawn_local(async move {
-        let requests = read_watch(&reader, body, stream);
+        let requests = read_watch(&reader, question, stream);
         if needs_leader {
             tokio::select! {
                 () = requests => {}
@@ -43,22 +40,16 @@ pub fn watch(core: &Rc<Core>, body: Incoming, needs_leader: bool, route: usize) 
             requests.await;
         }
     });
-    response(Body::Watch(WatchBody { core: Rc::clone(core), stream, route, parts }))
+    Body::Watch(WatchBody { core: Rc::clone(core), stream, route, parts })
 }
 
 /// Reads until the client is gone. A client that only closed its sending side still wants its events: then this waits
 /// for the response to be dropped, which ends the task with the connection.
-async fn read_watch(core: &Rc<Core>, mut body: Incoming, stream: norn_node::StreamId) {
-    let mut frames = Frames::new(core);
-    while let Some(Ok(frame)) = body.frame().await {
-        let Ok(data) = frame.into_data() else { continue };
-        frames.push(data);
-        loop {
-            match frames.next_message() {
-                Ok(Some(body)) => core.input(Input::WatchRequest { stream, body }),
-                Ok(None) => break,
-                Err(status) => return core.end_watch(stream, status.trailers()),
-            }
+async fn read_watch(core: &Rc<Core>, mut question: Question, stream: norn_node::StreamId) {
+    while let Some(next) = question.next().await {
+        match next {
+            Ok(body) => core.input(Input::WatchRequest { stream, body }),
+            Err(status) => return core.end_watch(stream, status.trailers()),
         }
     }
 }
@@ -72,17 +63,12 @@ async fn leaderless(core: &Rc<Core>) {
     }
 }
 
-pub fn keep_alive(
-    core: &Rc<Core>,
-    body: Incoming,
-    needs_leader: bool,
-    route: usize,
-) -> Response<Body> {
+pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool, route: usize) -> Body {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let core = Rc::clone(core);
     tokio::task::spawn_local(async move {
         let ended = tokio::select! {
-            result = keep_alives(&core, body, &sender) => result,
+            result = keep_alives(&core, question, &sender) => result,
             () = leaderless(&core), if needs_leader => Err(Error::NoLeader.into()),
         };
         let (code, trailers) = match ended {
@@ -93,25 +79,19 @@ pub fn keep_alive(
         // (The client may be gone.)
         let _ = sender.send(Part::End(trailers)).await;
     });
-    response(Body::Stream(parts))
+    Body::Stream(parts)
 }
 
 /// One request after the other, in order.
 async fn keep_alives(
     core: &Rc<Core>,
-    mut body: Incoming,
+    mut question: Question,
     parts: &mpsc::Sender<Part>,
 ) -> Result<(), Status> {
-    let mut frames = Frames::new(core);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Status::new(Code::Canceled, error.to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
-        frames.push(data);
-        while let Some(message) = frames.next_message()? {
-            let reply = renew(core, message).await?;
-            if parts.send(Part::Message(framed(&reply))).await.is_err() {
-                return Ok(());
-            }
+    while let Some(message) = question.next().await {
+        let reply = renew(core, message?).await?;
+        if parts.send(Part::Message(framed(&reply))).await.is_err() {
+            return Ok(());
         }
     }
     Ok(())
@@ -259,7 +239,7 @@ pub async fn promote(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
 }
 
 /// The one service there is serves from the moment it can be asked.
-pub fn health_watch(core: &Rc<Core>, message: &[u8]) -> Result<Response<Body>, Status> {
+pub fn health_watch(core: &Rc<Core>, message: &[u8]) -> Body {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     // 1: serving. 3: nobody knows that name.
     let status: &[u8] = if message.is_empty() { &[0x08, 0x01] } else { &[0x08, 0x03] };
@@ -275,10 +255,10 @@ pub fn health_watch(core: &Rc<Core>, message: &[u8]) -> Result<Response<Body>, S
             _ = phase.wait_for(|p| matches!(p, crate::core::Phase::Failed(_))) => {}
         }
     });
-    Ok(response(Body::Stream(parts)))
+    Body::Stream(parts)
 }
 
-pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Response<Body>, Status> {
+pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
     let request = pb::RangeRequest::decode(message)
         .map_err(|error| Status::from(Error::Malformed(error.to_string())))?;
     let mut stream = RangeStream::new(&request)?;
@@ -309,10 +289,10 @@ pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Response<Body>, St
         };
         let _ = sender.send(Part::End(trailers)).await;
     });
-    Ok(response(Body::Stream(parts)))
+    Ok(Body::Stream(parts))
 }
 
-pub async fn snapshot(core: &Rc<Core>) -> Result<Response<Body>, Status> {
+pub async fn snapshot(core: &Rc<Core>) -> Result<Body, Status> {
     let name = core.call(Method::Export, Bytes::new()).await?;
     let file = FileName::new(String::from_utf8_lossy(&name));
     let version = core.with_node(|node| node.storage_version()).unwrap_or_default();
@@ -326,7 +306,7 @@ pub async fn snapshot(core: &Rc<Core>) -> Result<Response<Body>, Status> {
         let _ = sender.send(Part::End(trailers)).await;
         core.input(Input::ExportDone { file });
     });
-    Ok(response(Body::Stream(parts)))
+    Ok(Body::Stream(parts))
 }
 
 async fn send_file(

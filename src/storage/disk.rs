@@ -70,6 +70,16 @@ pub enum DiskOp {
     Close { file: FileName },
 }
 
+impl DiskOp {
+    /// Bytes that a write carries.
+    pub fn data_len(&self) -> usize {
+        match self {
+            DiskOp::Write { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// Which of the two independent lines a batch waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DiskQueue {
