@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod client;
+pub mod collected;
 pub mod config;
 pub mod core;
 pub mod file_disk;
@@ -18,7 +19,6 @@ pub mod log;
 pub mod metrics;
 pub mod peer_codec;
 pub mod peer_http;
-pub mod rt;
 pub mod serve;
 pub mod streams;
 pub mod transport;

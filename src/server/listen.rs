@@ -13,10 +13,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::collected::Collected;
 use crate::config::{ServerConfig, address};
 use crate::core::Core;
 use crate::http2;
-use crate::rt::Collected;
 
 /// What a client of HTTP/2 says first, as far as no other request begins like it.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -1,5 +1,7 @@
 //! One segment: its name, its header, and which of its records live where.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::disk::FileName;
@@ -101,6 +103,8 @@ pub(super) struct Segment {
     pub(super) live_durable: Option<u64>,
     /// A damaged record was met while collecting: leave it alone.
     pub(super) spoilt: bool,
+    /// Where the last one looked for was found: lists often go on with the next.
+    found: AtomicU32,
 }
 
 impl Segment {
@@ -130,6 +134,7 @@ impl Segment {
             live_covers: 0,
             live_durable: None,
             spoilt: false,
+            found: AtomicU32::new(0),
         }
     }
 
@@ -139,10 +144,21 @@ impl Segment {
         self.slots.push(slot);
     }
 
+    /// The place of a revision that is not dead.
+    pub(super) fn find(&self, revision: (i64, i64)) -> Option<usize> {
+        let next = self.found.load(Ordering::Relaxed) as usize + 1;
+        let at = match self.slots.get(next) {
+            Some(slot) if slot.revision() == revision => next,
+            _ => self.search(revision)?,
+        };
+        self.found.store(at as u32, Ordering::Relaxed);
+        (!self.slots[at].is_dead()).then_some(at)
+    }
+
     /// Revisions are nearly evenly spaced, so a guess by proportion lands close: from there the range to search is
     /// widened by doubling. Near the guess everything is in the processor's cache, which a plain bisection of a
     /// large segment never is.
-    pub(super) fn find(&self, revision: (i64, i64)) -> Option<usize> {
+    fn search(&self, revision: (i64, i64)) -> Option<usize> {
         let last = self.slots.len().checked_sub(1)?;
         let (low, high) = (self.slots[0].revision().0, self.slots[last].revision().0);
         if revision.0 < low || revision.0 > high {
@@ -161,8 +177,7 @@ impl Segment {
             step *= 2;
         }
         let found = self.slots[from..=to].binary_search_by_key(&revision, Slot::revision).ok()?;
-        let at = from + found;
-        (!self.slots[at].is_dead()).then_some(at)
+        Some(from + found)
     }
 
     pub(super) fn mark_dead(&mut self, revision: (i64, i64)) -> bool {
