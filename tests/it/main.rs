@@ -6,6 +6,7 @@ mod http;
 mod kv;
 mod lease;
 mod member;
+mod mixed;
 mod refuse;
 mod restart;
 mod watch;
