@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use norn_node::{
-    Error, Host, Input, Method, Node, NodeEvent, Ports, Severity, StreamId, Time, Token,
+    Error, Host, Input, Method, Node, NodeEvent, Ports, RESPONSES_IN_FLIGHT_MAX, Severity,
+    StreamId, Time, Token,
 };
 use norn_raft::Message;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -48,6 +49,8 @@ pub struct Core {
     outbox: RefCell<Outbox>,
     inbox: RefCell<Vec<Input>>,
     pub wake: Arc<Notify>,
+    /// A turn has ended.
+    turned: Notify,
     started: Instant,
     pub log: Rc<Log>,
     pub disk_metrics: Arc<DiskMetrics>,
@@ -64,11 +67,17 @@ struct Inner {
 #[derive(Default)]
 struct Outbox {
     calls: HashMap<Token, oneshot::Sender<Result<Bytes, Error>>>,
-    streams: HashMap<StreamId, mpsc::UnboundedSender<Part>>,
+    streams: HashMap<StreamId, WatchStream>,
     messages: Vec<Message>,
     events: Vec<NodeEvent>,
     next_token: u64,
     next_stream: u64,
+}
+
+struct WatchStream {
+    parts: mpsc::UnboundedSender<Part>,
+    /// Responses in it that its connection has not taken.
+    queued: usize,
 }
 
 impl Ports for Outbox {
@@ -84,8 +93,9 @@ impl Ports for Outbox {
     }
 
     fn watch(&mut self, stream: StreamId, response: Bytes) {
-        if let Some(parts) = self.streams.get(&stream) {
-            let _ = parts.send(Part::Message(framed(&response)));
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.queued += 1;
+            let _ = stream.parts.send(Part::Message(framed(&response)));
         }
     }
 
@@ -125,6 +135,7 @@ impl Core {
             outbox: RefCell::default(),
             inbox: RefCell::default(),
             wake,
+            turned: Notify::new(),
             started,
             log,
             disk_metrics,
@@ -169,7 +180,7 @@ impl Core {
         let mut outbox = self.outbox.borrow_mut();
         outbox.next_stream += 1;
         let stream = StreamId(outbox.next_stream);
-        outbox.streams.insert(stream, sender);
+        outbox.streams.insert(stream, WatchStream { parts: sender, queued: 0 });
         drop(outbox);
         self.input(Input::WatchOpen { stream });
         (stream, receiver)
@@ -182,10 +193,34 @@ impl Core {
 
     /// Ends a watch stream with a status.
     pub fn end_watch(&self, stream: StreamId, trailers: http::HeaderMap) {
-        if let Some(parts) = self.outbox.borrow_mut().streams.remove(&stream) {
-            let _ = parts.send(Part::End(trailers));
+        if let Some(ended) = self.outbox.borrow_mut().streams.remove(&stream) {
+            let _ = ended.parts.send(Part::End(trailers));
         }
         self.input(Input::WatchClose { stream });
+    }
+
+    /// The connection of a watch stream took a response.
+    pub fn watch_taken(&self, stream: StreamId) {
+        if let Some(stream) = self.outbox.borrow_mut().streams.get_mut(&stream) {
+            stream.queued = stream.queued.saturating_sub(1);
+        }
+        self.input(Input::WatchDrained { stream, count: 1 });
+    }
+
+    /// Waits until the node has seen the inputs there are, and the stream has room for more answers (or is gone).
+    pub async fn watch_room(&self, stream: StreamId) {
+        let mut turned = self.turned.notified();
+        self.wake.notify_one();
+        loop {
+            turned.await;
+            // (Every response taken brings a turn.)
+            turned = self.turned.notified();
+            let outbox = self.outbox.borrow();
+            let queued = outbox.streams.get(&stream).map_or(0, |stream| stream.queued);
+            if queued < RESPONSES_IN_FLIGHT_MAX {
+                return;
+            }
+        }
     }
 
     pub fn with_node<T>(&self, look: impl FnOnce(&Node<FileReader>) -> T) -> T {
@@ -226,6 +261,7 @@ impl Core {
         let messages = std::mem::take(&mut outbox.messages);
         let events = std::mem::take(&mut outbox.events);
         drop(outbox);
+        self.turned.notify_waiters();
         if !messages.is_empty() {
             self.transport.send(self, messages);
         }

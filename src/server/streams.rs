@@ -24,6 +24,9 @@ const PARTS_MAX: usize = 4;
 const BLOB_BYTES: usize = 32 << 10;
 /// Leaderless looks, an election timeout apart, after which a stream that asked for a leader ends.
 const LEADERLESS_MAX: u32 = 3;
+/// Requests of a watch stream given to the node before its answers are counted. Each has at most one, so this and
+/// `RESPONSES_IN_FLIGHT_MAX` bound what a client that asks and never reads has waiting here.
+const WATCH_REQUESTS_MAX: usize = 64;
 /// Between two tries to reach the leader.
 const FORWARD_RETRY: Duration = Duration::from_millis(50);
 
@@ -46,16 +49,24 @@ pub fn watch(core: &Rc<Core>, body: Incoming, needs_leader: bool, route: usize) 
     response(Body::Watch(WatchBody { core: Rc::clone(core), stream, route, parts }))
 }
 
-/// Reads until the client is gone. A client that only closed its sending side still wants its events: then this waits
-/// for the response to be dropped, which ends the task with the connection.
+/// Reads until the client is gone, and stops reading while too many answers wait: HTTP/2 then stops the client. One that
+/// only closed its sending side still wants its events: they go on without this task.
 async fn read_watch(core: &Rc<Core>, mut body: Incoming, stream: norn_node::StreamId) {
     let mut frames = Frames::new(core);
+    let mut given = 0;
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };
         frames.push(data);
         loop {
             match frames.next_message() {
-                Ok(Some(body)) => core.input(Input::WatchRequest { stream, body }),
+                Ok(Some(body)) => {
+                    core.input(Input::WatchRequest { stream, body });
+                    given += 1;
+                    if given == WATCH_REQUESTS_MAX {
+                        core.watch_room(stream).await;
+                        given = 0;
+                    }
+                }
                 Ok(None) => break,
                 Err(status) => return core.end_watch(stream, status.trailers()),
             }
