@@ -89,6 +89,9 @@ pub struct Options {
     pub sync_failure_every_us: u64,
     pub blackout_every_us: u64,
     pub transfer_every_us: u64,
+    /// Smallest debt that makes an index image; the largest means never.
+    pub image_debt_bytes: u64,
+    pub image_step_bytes: usize,
 }
 
 impl Options {
@@ -165,6 +168,8 @@ impl Options {
             sync_failure_every_us,
             blackout_every_us,
             transfer_every_us,
+            image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
+            image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
         }
     }
 

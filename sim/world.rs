@@ -897,6 +897,8 @@ fn found(options: &Options, rng: &mut Rng) -> Vec<Member> {
         config.catch_up_entries = options.catch_up_entries;
         config.wal_segment_bytes = options.wal_segment_bytes;
         config.revlog_segment_bytes = options.revlog_segment_bytes;
+        config.image_debt_bytes = options.image_debt_bytes;
+        config.image_step_bytes = options.image_step_bytes;
         config.cache_bytes = options.cache_bytes;
         config.lease_checkpoint = options.lease_checkpoint;
         config.watch_progress_interval_ms = options.watch_progress_ms;

@@ -8,7 +8,7 @@
 use std::ops::ControlFlow;
 
 use crate::history::Tombstones;
-use crate::{Error, KeyIndex, KeyValue, Revision, Values};
+use crate::{Error, KeyIndex, KeyRange, KeyValue, Revision, Values};
 
 /// The answer, with the two revisions it depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +52,9 @@ impl HashScan {
     ) -> Result<Option<KvHash>, Error<V::Error>> {
         let keeps_any = *self.keeps_any.get_or_insert_with(|| {
             let mut any = false;
-            index.visit_histories(|_, history| {
-                any = any || history.kept(self.main, self.tombstones).is_some();
+            index.visit_histories(&KeyRange::all(), |_, history| {
+                any = history.kept(self.main, self.tombstones).is_some();
+                if any { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             any
         });

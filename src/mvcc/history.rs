@@ -43,17 +43,17 @@ pub enum KeyHistory {
 /// Finished lives, oldest first, and the current one (empty when the key is deleted now).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generations {
-    finished: Vec<Generation>,
-    current: Generation,
+    pub(crate) finished: Vec<Generation>,
+    pub(crate) current: Generation,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Generation {
-    created: i64,
+pub(crate) struct Generation {
+    pub(crate) created: i64,
     /// Version after the last revision; a tombstone counts as one.
-    version: i64,
+    pub(crate) version: i64,
     /// Ascending. Of a finished generation the last one is the tombstone.
-    revisions: Vec<Revision>,
+    pub(crate) revisions: Vec<Revision>,
 }
 
 impl Generation {

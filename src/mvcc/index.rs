@@ -115,9 +115,15 @@ impl KeyIndex {
         );
     }
 
-    /// Puts back a whole history, as read from a checkpoint; keys come in ascending order.
-    pub fn restore_history(&mut self, key: &[u8], history: KeyHistory) {
-        self.change(key, |_| panic!("a checkpoint names a key twice"), || history);
+    /// Adds a key behind all there are.
+    pub(crate) fn push(&mut self, key: &[u8], history: KeyHistory) {
+        let Some(group) = self.groups.len().checked_sub(1) else {
+            return self.change(key, |_| unreachable!("the index is empty"), || history);
+        };
+        let block = self.groups[group].blocks.len() - 1;
+        let slot = self.groups[group].blocks[block].len();
+        self.key_count += 1;
+        self.insert(Place { group, block, slot }, key, history);
     }
 
     /// Visits the keys of `range` that exist at `main`, in order.
@@ -150,13 +156,16 @@ impl KeyIndex {
         });
     }
 
-    /// Every key with its history, in order.
-    pub fn visit_histories(&self, mut each: impl FnMut(&[u8], &KeyHistory)) {
+    /// The keys of `range`, live or not, with their histories, in order.
+    pub fn visit_histories(
+        &self,
+        range: &KeyRange,
+        mut each: impl FnMut(&[u8], &KeyHistory) -> ControlFlow<()>,
+    ) {
         let mut key = Vec::new();
-        self.walk(&KeyRange::all(), |block, slot| {
+        self.walk(range, |block, slot| {
             block.key_into(slot, &mut key);
-            each(&key, block.slot(slot));
-            ControlFlow::Continue(())
+            each(&key, block.slot(slot))
         });
     }
 
@@ -408,7 +417,10 @@ mod tests {
         let live = twin.values().filter(|h| h.is_live()).count();
         assert_eq!(index.live_count(), live);
         let mut seen = Vec::new();
-        index.visit_histories(|key, history| seen.push((key.to_vec(), history.clone())));
+        index.visit_histories(&KeyRange::all(), |key, history| {
+            seen.push((key.to_vec(), history.clone()));
+            ControlFlow::Continue(())
+        });
         let want: Vec<_> = twin.iter().map(|(k, h)| (k.clone(), h.clone())).collect();
         assert_eq!(seen, want);
         for (i, group) in index.groups.iter().enumerate() {

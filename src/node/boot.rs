@@ -10,7 +10,7 @@ use norn_raft::{
     Config as RaftConfig, HardState, Index, LogLevel, MemStorage, NodeId, Peer, RawNode, Snapshot,
     Term, codec,
 };
-use norn_storage::revlog::{RevLogError, RevLogOptions, RevisionLog, Table};
+use norn_storage::revlog::{Recovered, RevLogError, RevLogOptions, RevisionLog, Table};
 use norn_storage::wal::{Wal, WalError, WalOptions, WalPosition, WalState};
 use norn_storage::{Disk, DiskError, DiskOp, FileName};
 use prost::Message;
@@ -21,6 +21,7 @@ use crate::compactor::Compactor;
 use crate::config::{CLUSTER_VERSION, Config, Start};
 use crate::disk_work::DiskWork;
 use crate::export::Exports;
+use crate::image::{self, Images};
 use crate::import::{consistent_index, import, wipe};
 use crate::input::{NodeEvent, Ready};
 use crate::lease::Lessor;
@@ -74,6 +75,11 @@ struct State {
     members: Members,
     alarms: BTreeSet<(u64, i32)>,
     cluster_version: Option<String>,
+    /// Revision of the image that the index comes from, and bytes read behind it.
+    image: Option<i64>,
+    scanned_bytes: u64,
+    /// Why an image that was there is not what the index comes from.
+    image_refused: Option<String>,
 }
 
 /// Who this node is, and its raft.
@@ -129,27 +135,29 @@ impl<R: Reader> Node<R> {
                 disk.execute(&DiskOp::Remove { file })?;
             }
         }
-        let (log, identity) = if Wal::exists(disk, &config.wal_dir)? {
+        let (log, recovered, identity) = if Wal::exists(disk, &config.wal_dir)? {
             restart(disk, &reader, &config)?
         } else {
             // A log without a WAL is left over from a start that did not get far.
             wipe(disk, &config.rev_dir)?;
             let dir = config.rev_dir.clone();
-            let (log, _) = RevisionLog::open(disk, reader.clone(), dir, config.revlog_options())?;
-            (log, begin(disk, &config)?)
+            let (log, recovered) =
+                RevisionLog::open(disk, reader.clone(), dir, config.revlog_options())?;
+            (log, recovered, begin(disk, &config)?)
         };
-        Node::assemble(config, log, reader, identity, now)
+        Node::assemble(config, log, recovered, reader, identity, now)
     }
 
     fn assemble(
         config: Config,
         log: RevisionLog<R>,
+        recovered: Recovered,
         reader: R,
         identity: Identity,
         now: Time,
     ) -> Result<Node<R>, BootError> {
         let (applied, applied_term) = (log.applied_index(), log.term());
-        let state = State::read(&log, &config)?;
+        let state = State::read(&log, recovered, &config)?;
         let Identity { id, cluster_id, raft, wal, saved } = identity;
         let unix_ms = config.unix_ms_at_zero + now.ms;
         let fragment_bytes = config.request_bytes_max + (512 << 10);
@@ -184,6 +192,7 @@ impl<R: Reader> Node<R> {
             watchers: Watchers::new(fragment_bytes, config.watch_progress_interval_ms),
             compactor: Compactor::new(config.auto_compaction, now),
             exports: Exports::default(),
+            images: Images::new(state.scanned_bytes, state.image),
             publish: Publish::Wanted,
             next_lease_scan: now,
             next_version_check: now,
@@ -198,6 +207,20 @@ impl<R: Reader> Node<R> {
             config,
         };
         node.out.events.push(NodeEvent::MembersChanged);
+        if let Some(reason) = state.image_refused {
+            node.warn(
+                "index image not used; the index comes from the log",
+                vec![("error", reason)],
+            );
+        }
+        node.info(
+            "key index is ready",
+            vec![
+                ("keys", node.store.index().key_count().to_string()),
+                ("image-revision", state.image.unwrap_or(0).to_string()),
+                ("scanned-bytes", state.scanned_bytes.to_string()),
+            ],
+        );
         if node.config.tick_advance && node.raft.conf_state().voters.len() == 1 {
             node.info(
                 "started as single-node; fast-forwarding election ticks",
@@ -247,14 +270,17 @@ impl<R: Reader> Node<R> {
                 install.snapshot.index
             )));
         }
-        let state = State::read(&log, &self.config)?;
+        let state = State::read(&log, Recovered::default(), &self.config)?;
         self.applied = log.applied_index();
         self.applied_term = log.term();
         self.work.checkpoint_index = self.applied;
+        self.work.checkpoint_appended = log.appended_bytes();
         self.work.memory_index = self.applied;
         self.work.has_applied = false;
         // What was appended to the old log is part of nothing any more.
         self.work.forget_bulk();
+        self.restart_export();
+        self.images = Images::new(log.appended_bytes() + state.scanned_bytes, None);
         self.backend = Backend::new(log, reader);
         self.store = state.store;
         self.lessor = state.lessor;
@@ -280,7 +306,11 @@ impl<R: Reader> Node<R> {
 
 impl State {
     /// Rebuilds everything kept in memory from the log: leases before keys, keys before their leases' lists.
-    fn read<R: Reader>(log: &RevisionLog<R>, config: &Config) -> Result<State, BootError> {
+    fn read<R: Reader>(
+        log: &RevisionLog<R>,
+        recovered: Recovered,
+        config: &Config,
+    ) -> Result<State, BootError> {
         let auth_enabled = log.table(Table::Auth).get(&b"authEnabled"[..]);
         if auth_enabled.is_some_and(|value| value[..] == [1]) {
             let text = "authentication is enabled in this data, which this version cannot enforce";
@@ -292,7 +322,19 @@ impl State {
                 .map_err(|error| BootError(format!("stored lease: {error}")))?;
             lessor.restore(lease.id, lease.ttl, lease.remaining_ttl);
         }
-        let (index, last) = rebuild_index(log, &mut lessor)?;
+        let mut image_refused = recovered.index_damage.map(|error| error.to_string());
+        let mut image = None;
+        let mut index = KeyIndex::new();
+        if let Some((main, bytes)) = recovered.index_image {
+            match image::decode(&bytes, &mut lessor) {
+                Ok(decoded) => (image, index) = (Some(main), decoded),
+                Err(reason) => {
+                    lessor.detach_all();
+                    image_refused = Some(format!("image of revision {main}: {reason}"));
+                }
+            }
+        }
+        let (last, scanned_bytes) = read_on(log, image, &mut index, &mut lessor)?;
         let meta = log.table(Table::Meta);
         let revision = |key: &[u8]| {
             meta.get(key).and_then(|value| Revision::from_bytes(value)).map_or(-1, |(r, _)| r.main)
@@ -300,16 +342,6 @@ impl State {
         let (finished, scheduled) =
             (revision(b"finishedCompactRev"), revision(b"scheduledCompactRev"));
         let store = Store::restore(index, last, finished, scheduled);
-        let mut members = Vec::new();
-        for json in log.table(Table::Members).values() {
-            let member = Member::from_json(json)
-                .map_err(|error| BootError(format!("stored member: {error}")))?;
-            members.push(member);
-        }
-        let removed = log.table(Table::MembersRemoved).keys();
-        let removed = removed
-            .filter_map(|key| u64::from_str_radix(std::str::from_utf8(key).ok()?, 16).ok())
-            .collect();
         let mut alarms = BTreeSet::new();
         for key in log.table(Table::Alarm).keys() {
             let alarm = pb::AlarmMember::decode(key.clone())
@@ -329,21 +361,41 @@ impl State {
         Ok(State {
             store,
             lessor,
-            members: Members::new(members, removed),
+            members: stored_members(log)?,
             alarms,
             cluster_version,
+            image,
+            scanned_bytes,
+            image_refused,
         })
     }
 }
 
-fn rebuild_index<R: Reader>(
+fn stored_members<R: Reader>(log: &RevisionLog<R>) -> Result<Members, BootError> {
+    let mut members = Vec::new();
+    for json in log.table(Table::Members).values() {
+        let member = Member::from_json(json)
+            .map_err(|error| BootError(format!("stored member: {error}")))?;
+        members.push(member);
+    }
+    let removed = log.table(Table::MembersRemoved).keys();
+    let removed = removed
+        .filter_map(|key| u64::from_str_radix(std::str::from_utf8(key).ok()?, 16).ok())
+        .collect();
+    Ok(Members::new(members, removed))
+}
+
+/// Brings an index up to date by reading the log behind it. Returns the last revision, and how many bytes were read.
+fn read_on<R: Reader>(
     log: &RevisionLog<R>,
+    behind: Option<i64>,
+    index: &mut KeyIndex,
     lessor: &mut Lessor,
-) -> Result<(KeyIndex, i64), BootError> {
-    let mut index = KeyIndex::new();
-    let mut last = 1;
+) -> Result<(i64, u64), BootError> {
+    let mut last = behind.unwrap_or(1);
+    let mut bytes = 0;
     let mut failed = None;
-    log.scan((0, 0), i64::MAX, &mut |main, sub, tombstone, record| {
+    log.scan((behind.map_or(0, |main| main + 1), 0), i64::MAX, &mut |main, sub, dead, record| {
         let kv = match KeyValue::decode(record) {
             Ok(kv) => kv,
             Err(error) => {
@@ -352,19 +404,20 @@ fn rebuild_index<R: Reader>(
             }
         };
         let revision = Revision::new(main, sub);
-        index.restore(&kv.key, revision, tombstone, kv.create_revision, kv.version);
-        if tombstone {
+        index.restore(&kv.key, revision, dead, kv.create_revision, kv.version);
+        if dead {
             lessor.detach(&kv.key);
         } else {
             // The lease may be gone: then the key was put without it, or is about to be deleted.
             lessor.attach(&Bytes::copy_from_slice(&kv.key), kv.lease);
         }
         last = main;
+        bytes += record.len() as u64;
         std::ops::ControlFlow::Continue(())
     })?;
     match failed {
         Some(error) => Err(error),
-        None => Ok((index, last.max(log.last_main()))),
+        None => Ok((last.max(log.last_main()), bytes)),
     }
 }
 
@@ -417,13 +470,12 @@ fn restart<D: Disk, R: Reader>(
     disk: &mut D,
     reader: &R,
     config: &Config,
-) -> Result<(RevisionLog<R>, Identity), BootError> {
-    let snapshots = Wal::valid_snapshots(disk, &config.wal_dir)?;
-    let snapshot = snapshots.into_iter().max_by_key(|snapshot| snapshot.index);
+) -> Result<(RevisionLog<R>, Recovered, Identity), BootError> {
+    let snapshot = Wal::newest_snapshot(disk, &config.wal_dir)?;
     let start = snapshot
         .as_ref()
         .map_or(WalPosition::default(), |s| WalPosition { index: s.index, term: s.term });
-    let log = open_log(disk, reader, config, start.index)?;
+    let (log, recovered) = open_log(disk, reader, config, start.index)?;
     let dir = config.wal_dir.clone();
     let (wal, replay) = Wal::open(disk, dir, start, config.wal_options())?;
     let (id, cluster_id) = parse_metadata(&replay.metadata)?;
@@ -444,12 +496,11 @@ fn restart<D: Disk, R: Reader>(
              restore this member from a snapshot or let it join anew"
         )));
     }
-    let state = State::read(&log, config)?;
     // (A commit index alone is not synced: the log may know better.)
     let commit = saved.commit.max(applied).max(start.index);
     let hard_state =
         HardState { term: Term(saved.term), vote: NodeId(saved.vote), commit: Index(commit) };
-    let conf_state = state.members.conf_state();
+    let conf_state = stored_members(&log)?.conf_state();
     let snapshot = Snapshot {
         data: Bytes::new(),
         index: Index(start.index),
@@ -469,7 +520,7 @@ fn restart<D: Disk, R: Reader>(
             .collect();
         raft.bootstrap(peers).map_err(|error| BootError(error.to_string()))?;
     }
-    Ok((log, Identity { id, cluster_id, raft, wal, saved }))
+    Ok((log, recovered, Identity { id, cluster_id, raft, wal, saved }))
 }
 
 /// The revision log, from whatever holds the newest state: itself, a received snapshot, or an etcd's database.
@@ -478,7 +529,7 @@ fn open_log<D: Disk, R: Reader>(
     reader: &R,
     config: &Config,
     snapshot_index: u64,
-) -> Result<RevisionLog<R>, BootError> {
+) -> Result<(RevisionLog<R>, Recovered), BootError> {
     let (dir, options) = (&config.rev_dir, config.revlog_options());
     let is_new = disk.list(dir)?.is_empty();
     let etcd_db = FileName::new(format!("{}/db", config.snap_dir));
@@ -486,13 +537,16 @@ fn open_log<D: Disk, R: Reader>(
     if is_new && disk.len(&etcd_db)?.is_some() {
         let index = consistent_index(reader, &etcd_db)?;
         if index >= snapshot_index {
-            return import(disk, reader, dir, options, &etcd_db);
+            let log = import(disk, reader, dir, options, &etcd_db)?;
+            return Ok((log, Recovered::default()));
         }
     } else {
         let opened = RevisionLog::open(disk, reader.clone(), dir.clone(), options);
         let has_received = disk.len(&received)?.is_some();
         let index = match opened {
-            Ok((log, recovered)) if recovered.applied_index >= snapshot_index => return Ok(log),
+            Ok((log, recovered)) if recovered.applied_index >= snapshot_index => {
+                return Ok((log, recovered));
+            }
             Ok((_, recovered)) => recovered.applied_index,
             // An installation that was cut short leaves anything behind, and what it was made from.
             Err(_) if has_received => 0,
@@ -512,7 +566,7 @@ fn open_log<D: Disk, R: Reader>(
             "failed to find database snapshot file (snap: snapshot file doesn't exist)".into(),
         ));
     }
-    import(disk, reader, dir, options, &received)
+    Ok((import(disk, reader, dir, options, &received)?, Recovered::default()))
 }
 
 fn new_raft(

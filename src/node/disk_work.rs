@@ -26,6 +26,9 @@ const RETRY_MS: u64 = 500;
 /// Applied changes wait for company until they are this many bytes, or until the next tick: nobody waits for them (the
 /// log has them), and a write of a few kilobytes costs as much as one of many. They stay readable in memory.
 const BULK_BYTES_MIN: usize = 256 << 10;
+/// Bytes appended to the revision log after which a checkpoint is taken even if the entries were few: they are what a
+/// restart reads again, and what the WAL is kept for.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// Bytes the collector reads per step: about ten milliseconds of disk.
 const COLLECT_BYTES: u64 = 4 << 20;
 /// Entries applied between two compactions of the log in memory.
@@ -56,6 +59,8 @@ pub(crate) struct DiskWork {
     /// Watchers are behind and have room.
     pub(crate) catch_up_more: bool,
     pub(crate) checkpoint_index: u64,
+    /// `RevisionLog::appended_bytes` at the last checkpoint.
+    pub(crate) checkpoint_appended: u64,
     is_checkpointing: bool,
     pub(crate) checkpoint_wanted: bool,
     /// To be recorded in the WAL with the next write: a checkpoint is durable.
@@ -96,6 +101,7 @@ pub(crate) enum BulkPart {
     Prepared,
     Collected(CollectTicket),
     ExportStep,
+    ImageStep,
     Other,
 }
 
@@ -333,6 +339,7 @@ impl<R: Reader> Node<R> {
                 self.backend.log.collected(ticket, true);
             }
             BulkPart::ExportStep => self.export_written(),
+            BulkPart::ImageStep => self.images.written(),
             BulkPart::Other => {}
         }
     }
@@ -411,16 +418,20 @@ impl<R: Reader> Node<R> {
         if self.work.bulk.is_some() {
             return;
         }
+        // (Here, where what is emitted is submitted in the same turn, and not where it becomes possible: an installation
+        // forgets what has not been submitted.)
+        let emitted = self.work.bulk_ops.len();
+        self.wal.purge(self.config.wals_max, &mut self.work.bulk_ops);
+        if self.work.bulk_ops.len() > emitted {
+            self.work.bulk_parts.push(BulkPart::Other);
+        }
         if !self.work.is_preparing && self.wal.prepare(&mut self.work.bulk_ops) {
             self.work.is_preparing = true;
             self.work.bulk_parts.push(BulkPart::Prepared);
         }
-        let is_due = self.applied >= self.work.checkpoint_index + self.config.snapshot_count
-            || (self.work.checkpoint_wanted && self.applied > self.work.checkpoint_index);
-        if is_due && !self.work.is_checkpointing && self.applied > 0 {
-            self.checkpoint();
-        }
-        if !self.work.is_collecting && !self.exports.is_busy() && !self.store.is_compacting() {
+        self.check_point();
+        let others_done = !self.exports.is_busy() && !self.images.is_busy();
+        if !self.work.is_collecting && others_done && !self.store.is_compacting() {
             match self.backend.log.collect(COLLECT_BYTES, &mut self.work.bulk_ops) {
                 Ok(CollectProgress::Step(ticket)) => {
                     self.work.is_collecting = true;
@@ -440,6 +451,33 @@ impl<R: Reader> Node<R> {
         }
     }
 
+    /// Takes a checkpoint if one is due; if an index image is due too, first that.
+    fn check_point(&mut self) {
+        if self.work.is_checkpointing {
+            return;
+        }
+        if self.images.is_busy() {
+            // (A step of the collector that is on its way may be its last, and then there is no checkpoint yet.)
+            if self.step_image() && !self.work.is_collecting {
+                self.finish_image();
+                self.checkpoint();
+            }
+            return;
+        }
+        let appended = self.backend.log.appended_bytes() - self.work.checkpoint_appended;
+        let is_wanted = self.work.checkpoint_wanted || appended >= CHECKPOINT_BYTES;
+        let is_due = self.applied >= self.work.checkpoint_index + self.config.snapshot_count
+            || (is_wanted && self.applied > self.work.checkpoint_index);
+        if !is_due || self.applied == 0 {
+            return;
+        }
+        if self.image_is_due() {
+            self.begin_image();
+        } else {
+            self.checkpoint();
+        }
+    }
+
     fn checkpoint(&mut self) {
         self.commit_applied();
         let mut ops = Vec::new();
@@ -453,6 +491,7 @@ impl<R: Reader> Node<R> {
         self.work.is_checkpointing = true;
         self.work.checkpoint_wanted = false;
         self.work.checkpoint_index = index;
+        self.work.checkpoint_appended = self.backend.log.appended_bytes();
         let conf_state = codec::encode_conf_state(&conf_state);
         let snapshot = WalSnapshot { index, term, conf_state };
         self.work.bulk_parts.push(BulkPart::Checkpoint { ticket, snapshot });
@@ -472,7 +511,6 @@ impl<R: Reader> Node<R> {
     /// The WAL knows of the checkpoint: what came before is not needed any more.
     fn recorded(&mut self, snapshot: &WalSnapshot) {
         self.wal.release_to(snapshot.index);
-        self.wal.purge(self.config.wals_max, &mut self.work.bulk_ops);
         let (dir, max) = (&self.config.snap_dir, self.config.snapshots_max);
         // (A directory that cannot be listed now will be purged at the next checkpoint.)
         let _ = snap_file::purge(self.backend.reader(), dir, max, &mut self.work.bulk_ops);

@@ -158,6 +158,14 @@ impl<R: Reader> Node<R> {
         }
     }
 
+    /// The state was replaced: an export that was under way begins anew.
+    pub(crate) fn restart_export(&mut self) {
+        if let Some(job) = self.exports.job.take_if(|job| !job.is_complete || job.is_writing) {
+            self.export_done(&job.file);
+            self.exports.queue.push_front(job.purpose);
+        }
+    }
+
     pub(crate) fn export_done(&mut self, file: &FileName) {
         self.work.bulk_ops.push(DiskOp::Remove { file: file.clone() });
         self.work.bulk_parts.push(BulkPart::Other);

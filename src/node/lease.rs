@@ -5,6 +5,7 @@
 //! timeout, so that nothing expires early), and proposes a revocation for each lease that runs out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -145,6 +146,17 @@ impl Lessor {
             entry.keys.insert(key.clone());
             self.keys.insert(key.clone(), lease);
         }
+    }
+
+    /// Attached keys and their leases, in byte order.
+    pub(crate) fn attached(&self, from: Bound<Bytes>) -> impl Iterator<Item = (&Bytes, i64)> {
+        self.keys.range((from, Bound::Unbounded)).map(|(key, lease)| (key, *lease))
+    }
+
+    /// Forgets which keys the leases have.
+    pub(crate) fn detach_all(&mut self) {
+        self.keys.clear();
+        self.leases.values_mut().for_each(|lease| lease.keys.clear());
     }
 
     pub fn detach(&mut self, key: &[u8]) {

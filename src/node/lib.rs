@@ -32,6 +32,7 @@ mod disk_work;
 mod error;
 mod export;
 mod host;
+mod image;
 mod import;
 mod input;
 mod lease;

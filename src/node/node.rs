@@ -12,6 +12,7 @@ use crate::compactor::Compactor;
 use crate::config::Config;
 use crate::disk_work::DiskWork;
 use crate::export::Exports;
+use crate::image::Images;
 use crate::input::{Input, NodeEvent, Ready, Severity, Token};
 use crate::lease::Lessor;
 use crate::members::Members;
@@ -73,6 +74,7 @@ pub struct Node<R> {
     pub(crate) watchers: Watchers,
     pub(crate) compactor: Compactor,
     pub(crate) exports: Exports,
+    pub(crate) images: Images,
     pub(crate) publish: Publish,
     pub(crate) next_lease_scan: Time,
     pub(crate) next_version_check: Time,
@@ -369,7 +371,10 @@ impl<R: Reader> Node<R> {
 
     fn has_background_work(&self) -> bool {
         !self.is_failed
-            && (self.watchers_behind() || self.compaction_can_go_on() || self.exports.can_step())
+            && (self.watchers_behind()
+                || self.compaction_can_go_on()
+                || self.exports.can_step()
+                || self.images.can_verify())
     }
 
     fn watchers_behind(&self) -> bool {
@@ -377,8 +382,9 @@ impl<R: Reader> Node<R> {
     }
 
     fn compaction_can_go_on(&self) -> bool {
-        // An export reads history: what it still has to read must not die under it.
-        self.store.is_compacting() && !self.exports.is_busy()
+        // An export reads history: what it still has to read must not die under it. An index image counts only if
+        // nothing dies before its checkpoint.
+        self.store.is_compacting() && !self.exports.is_busy() && !self.images.is_busy()
     }
 
     /// Bounded pieces of whatever nobody waits for.
@@ -396,6 +402,7 @@ impl<R: Reader> Node<R> {
         if self.compaction_can_go_on() {
             self.compact_some();
         }
+        self.verify_some();
         self.export_some();
         self.keep_house();
     }

@@ -331,8 +331,12 @@ impl Watchers {
             }
         }
         for id in doomed {
-            self.catching_up.remove(&id);
             let state = self.streams.get_mut(&id.0).expect("checked above");
+            if !state.has_room() {
+                // Those told before it have filled its stream.
+                continue;
+            }
+            self.catching_up.remove(&id);
             let watcher = state.watchers.get_mut(&id.1).expect("checked above");
             watcher.is_dead = true;
             let header = Header { revision: 0, ..*header };

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
-use norn_node::{Input, StreamId};
+use norn_node::StreamId;
 use tokio::sync::mpsc;
 
 use crate::core::Core;
@@ -35,7 +35,7 @@ pub struct WatchBody {
     pub stream: StreamId,
     /// For counting its end.
     pub route: usize,
-    /// Bounded by the node: it stops at `RESPONSES_IN_FLIGHT_MAX`.
+    /// Bounded: past `RESPONSES_IN_FLIGHT_MAX` the node gives no more events, and no more requests are read.
     pub parts: mpsc::UnboundedReceiver<Part>,
 }
 
@@ -75,7 +75,7 @@ impl http_body::Body for Body {
             Body::Stream(parts) => parts.poll_recv(cx).map(|part| part.map(|p| Ok(frame(p)))),
             Body::Watch(watch) => watch.parts.poll_recv(cx).map(|part| {
                 if matches!(part, Some(Part::Message(_))) {
-                    watch.core.input(Input::WatchDrained { stream: watch.stream, count: 1 });
+                    watch.core.watch_taken(watch.stream);
                 }
                 part.map(|p| Ok(frame(p)))
             }),

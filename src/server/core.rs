@@ -11,7 +11,7 @@
 //! is the next batch. No request crosses a thread.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,20 +19,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use norn_node::{
-    Error, Host, Input, Method, Node, NodeEvent, Ports, Severity, StreamId, Time, Token,
+    Error, Host, Input, Method, Node, NodeEvent, Ports, RESPONSES_IN_FLIGHT_MAX, Severity,
+    StreamId, Time, Token,
 };
 use norn_raft::Message;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::body::{Part, framed};
+use crate::calls::{Caller, Calls};
 use crate::file_disk::{FileDisk, FileReader};
 use crate::grpc::{Answer, Status};
 use crate::log::{Level, Log, Value};
 use crate::metrics::{DiskMetrics, GrpcMetrics};
 use crate::transport::Transport;
-
-/// Calls waiting for a reply. Beyond it they are refused: each costs memory, and none would be answered in time.
-const CALLS_MAX: usize = 200_000;
 
 /// What the process is doing, for those who wait for a change of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +48,8 @@ pub struct Core {
     outbox: RefCell<Outbox>,
     inbox: RefCell<Vec<Input>>,
     pub wake: Arc<Notify>,
+    /// A turn has ended.
+    turned: Notify,
     started: Instant,
     pub log: Rc<Log>,
     pub disk_metrics: Arc<DiskMetrics>,
@@ -62,80 +63,21 @@ struct Inner {
     host: Host<FileDisk, FileReader>,
 }
 
-/// Who waits for the answer to a call.
-enum Caller {
-    Task(oneshot::Sender<Result<Bytes, Error>>),
-    Client(Answer),
-}
-
-struct Call {
-    token: Token,
-    caller: Caller,
-    deadline: Option<Time>,
-}
-
-/// A token's low bits are the place of its call, the others a number that never comes again.
-const PLACE_BITS: u32 = 20;
-const _: () = assert!(CALLS_MAX <= 1 << PLACE_BITS);
-
-/// Calls on their way.
-#[derive(Default)]
-struct Calls {
-    places: Vec<Option<Call>>,
-    free: Vec<u32>,
-    deadlines: BTreeSet<(Time, Token)>,
-    tokens: u64,
-}
-
-impl Calls {
-    /// Gives the caller back when as many as there may be are on their way.
-    fn add(&mut self, caller: Caller, deadline: Option<Time>) -> Result<Token, Caller> {
-        let place = match self.free.pop() {
-            Some(place) => place,
-            None if self.places.len() >= CALLS_MAX => return Err(caller),
-            None => {
-                self.places.push(None);
-                self.places.len() as u32 - 1
-            }
-        };
-        self.tokens += 1;
-        let token = Token(self.tokens << PLACE_BITS | u64::from(place));
-        self.places[place as usize] = Some(Call { token, caller, deadline });
-        if let Some(deadline) = deadline {
-            self.deadlines.insert((deadline, token));
-        }
-        Ok(token)
-    }
-
-    fn take(&mut self, token: Token) -> Option<Caller> {
-        let place = (token.0 & ((1 << PLACE_BITS) - 1)) as u32;
-        let call = self.places.get_mut(place as usize)?.take_if(|call| call.token == token)?;
-        self.free.push(place);
-        if let Some(deadline) = call.deadline {
-            self.deadlines.remove(&(deadline, token));
-        }
-        Some(call.caller)
-    }
-
-    /// A call whose client has waited long enough.
-    fn expired(&mut self, now: Time) -> Option<(Token, Caller)> {
-        let (deadline, token) = *self.deadlines.first()?;
-        if deadline > now {
-            return None;
-        }
-        Some((token, self.take(token)?))
-    }
-}
-
 #[derive(Default)]
 struct Outbox {
     calls: Calls,
     /// Answers of this turn, to be sent when it is over.
     answers: Vec<(Answer, Result<Bytes, Error>)>,
-    streams: BTreeMap<StreamId, mpsc::UnboundedSender<Part>>,
+    streams: BTreeMap<StreamId, WatchStream>,
     messages: Vec<Message>,
     events: Vec<NodeEvent>,
     next_stream: u64,
+}
+
+struct WatchStream {
+    parts: mpsc::UnboundedSender<Part>,
+    /// Responses in it that its connection has not taken.
+    queued: usize,
 }
 
 impl Ports for Outbox {
@@ -155,8 +97,9 @@ impl Ports for Outbox {
     }
 
     fn watch(&mut self, stream: StreamId, response: Bytes) {
-        if let Some(parts) = self.streams.get(&stream) {
-            let _ = parts.send(Part::Message(framed(&response)));
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.queued += 1;
+            let _ = stream.parts.send(Part::Message(framed(&response)));
         }
     }
 
@@ -196,6 +139,7 @@ impl Core {
             outbox: RefCell::default(),
             inbox: RefCell::default(),
             wake,
+            turned: Notify::new(),
             started,
             log,
             disk_metrics,
@@ -244,7 +188,7 @@ impl Core {
         let mut outbox = self.outbox.borrow_mut();
         outbox.next_stream += 1;
         let stream = StreamId(outbox.next_stream);
-        outbox.streams.insert(stream, sender);
+        outbox.streams.insert(stream, WatchStream { parts: sender, queued: 0 });
         drop(outbox);
         self.input(Input::WatchOpen { stream });
         (stream, receiver)
@@ -257,10 +201,34 @@ impl Core {
 
     /// Ends a watch stream with a status.
     pub fn end_watch(&self, stream: StreamId, trailers: http::HeaderMap) {
-        if let Some(parts) = self.outbox.borrow_mut().streams.remove(&stream) {
-            let _ = parts.send(Part::End(trailers));
+        if let Some(ended) = self.outbox.borrow_mut().streams.remove(&stream) {
+            let _ = ended.parts.send(Part::End(trailers));
         }
         self.input(Input::WatchClose { stream });
+    }
+
+    /// The connection of a watch stream took a response.
+    pub fn watch_taken(&self, stream: StreamId) {
+        if let Some(stream) = self.outbox.borrow_mut().streams.get_mut(&stream) {
+            stream.queued = stream.queued.saturating_sub(1);
+        }
+        self.input(Input::WatchDrained { stream, count: 1 });
+    }
+
+    /// Waits until the node has seen the inputs there are, and the stream has room for more answers (or is gone).
+    pub async fn watch_room(&self, stream: StreamId) {
+        let mut turned = self.turned.notified();
+        self.wake.notify_one();
+        loop {
+            turned.await;
+            // (Every response taken brings a turn.)
+            turned = self.turned.notified();
+            let outbox = self.outbox.borrow();
+            let queued = outbox.streams.get(&stream).map_or(0, |stream| stream.queued);
+            if queued < RESPONSES_IN_FLIGHT_MAX {
+                return;
+            }
+        }
     }
 
     pub fn with_node<T>(&self, look: impl FnOnce(&Node<FileReader>) -> T) -> T {
@@ -304,10 +272,7 @@ impl Core {
                 outbox.answers.push((answer, Err(Error::DeadlineExceeded)));
             }
         }
-        let deadline = match outbox.calls.deadlines.first() {
-            Some((first, _)) => deadline.min(*first),
-            None => deadline,
-        };
+        let deadline = outbox.calls.deadline().map_or(deadline, |first| deadline.min(first));
         let mut answers = std::mem::take(&mut outbox.answers);
         let messages = std::mem::take(&mut outbox.messages);
         let events = std::mem::take(&mut outbox.events);
@@ -317,6 +282,7 @@ impl Core {
         }
         // (For its memory.)
         self.outbox.borrow_mut().answers = answers;
+        self.turned.notify_waiters();
         if !messages.is_empty() {
             self.transport.send(self, messages);
         }
@@ -371,8 +337,8 @@ impl Core {
             NodeEvent::Failed { reason } => {
                 self.phase.send_replace(Phase::Failed(reason));
                 let calls = std::mem::take(&mut self.outbox.borrow_mut().calls);
-                for call in calls.places.into_iter().flatten() {
-                    if let Caller::Client(answer) = call.caller {
+                for caller in calls.into_callers() {
+                    if let Caller::Client(answer) = caller {
                         answer.finish(self, Err(Error::Stopped.into()));
                     }
                 }

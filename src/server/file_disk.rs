@@ -405,6 +405,19 @@ impl Writer {
             DiskOp::SetLen { file, len } => {
                 self.handle(file)?.set_len(*len).map_err(|error| failed(file, "cut", &error))
             }
+            DiskOp::Reserve { file, len } => {
+                let handle = self.handle(file)?;
+                let flags = rustix::fs::FallocateFlags::empty();
+                match rustix::fs::fallocate(handle, flags, 0, *len).map_err(io::Error::from) {
+                    // Not every file system can; then the space is found when it is written.
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        let shorter = handle.metadata().is_ok_and(|file| file.len() < *len);
+                        if shorter { handle.set_len(*len) } else { Ok(()) }
+                    }
+                    other => other,
+                }
+                .map_err(|error| failed(file, "reserve", &error))
+            }
             DiskOp::Sync { file } => {
                 if self.root.no_sync {
                     return Ok(());
@@ -422,7 +435,11 @@ impl Writer {
                     std::fs::remove_dir_all(&target)
                         .map_err(|error| failed(to, "replace", &error))?;
                 }
-                std::fs::rename(source, target).map_err(|error| failed(from, "rename", &error))?;
+                match std::fs::rename(source, &target) {
+                    // Done before, by a batch that is submitted again.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && target.exists() => {}
+                    result => result.map_err(|error| failed(from, "rename", &error))?,
+                }
                 self.renamed(from, to);
                 Ok(())
             }

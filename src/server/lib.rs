@@ -5,6 +5,7 @@
 //! [`core`](mod@core)). Two threads write and sync (see [`file_disk`]).
 
 pub mod body;
+pub mod calls;
 pub mod client;
 pub mod collected;
 pub mod config;

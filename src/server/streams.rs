@@ -21,6 +21,9 @@ const PARTS_MAX: usize = 4;
 const BLOB_BYTES: usize = 32 << 10;
 /// Leaderless looks, an election timeout apart, after which a stream that asked for a leader ends.
 const LEADERLESS_MAX: u32 = 3;
+/// Requests of a watch stream given to the node before its answers are counted. Each has at most one, so this and
+/// `RESPONSES_IN_FLIGHT_MAX` bound what a client that asks and never reads has waiting here.
+const WATCH_REQUESTS_MAX: usize = 64;
 /// Between two tries to reach the leader.
 const FORWARD_RETRY: Duration = Duration::from_millis(50);
 
@@ -43,13 +46,20 @@ pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usi
     Body::Watch(WatchBody { core: Rc::clone(core), stream, route, parts })
 }
 
-/// Reads until the client is gone. A client that only closed its sending side still wants its events: then this waits
-/// for the response to be dropped, which ends the task with the connection.
+/// Reads until the client is gone, and stops reading while too many answers wait: HTTP/2 then stops the client. One that
+/// only closed its sending side still wants its events: they go on without this task.
 async fn read_watch(core: &Rc<Core>, mut question: Question, stream: norn_node::StreamId) {
+    let mut given = 0;
     while let Some(next) = question.next().await {
-        match next {
-            Ok(body) => core.input(Input::WatchRequest { stream, body }),
+        let body = match next {
+            Ok(body) => body,
             Err(status) => return core.end_watch(stream, status.trailers()),
+        };
+        core.input(Input::WatchRequest { stream, body });
+        given += 1;
+        if given == WATCH_REQUESTS_MAX {
+            core.watch_room(stream).await;
+            given = 0;
         }
     }
 }

@@ -58,9 +58,14 @@ pub enum DiskOp {
     Zero { file: FileName, offset: u64, len: u64 },
     /// Cuts or extends (with zeros) the file.
     SetLen { file: FileName, len: u64 },
+    /// Makes the file at least `len` bytes long, with zeros, and keeps that much space for it: quick, because nothing
+    /// is written, and a write into it finds the disk never full. (What it costs then is still more than in space
+    /// that was written: the system has to note which part of the zeros is gone.)
+    Reserve { file: FileName, len: u64 },
     /// Makes the file's bytes and length durable (fdatasync).
     Sync { file: FileName },
-    /// Renames; replaces an existing target atomically.
+    /// Renames; replaces an existing target atomically. An absent source is fine if the target exists: it was renamed
+    /// before, by the same operation of a batch that was submitted again.
     Rename { from: FileName, to: FileName },
     /// Removes a file; an absent one is fine.
     Remove { file: FileName },

@@ -1,10 +1,12 @@
 //! The server as its users see it: real processes on loopback.
 
 mod clients;
+mod damage;
 mod http;
 mod kv;
 mod lease;
 mod member;
+mod mixed;
 mod refuse;
 mod restart;
 mod watch;

@@ -319,3 +319,52 @@ async fn a_restarted_server_serves_the_same_history() {
     let client = server.client();
     assert_eq!(client.watch(from(1, watch_prefix(""))).await.events(3).await, expected);
 }
+
+/// Creates are answered, and who does not read the answers is not listened to any more, rather than given memory.
+// The flood must go on while this thread asks for other things.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_creates_and_never_reads_is_held_back() {
+    const CREATES: usize = 40_000;
+    let (mut server, client) = written(&[("a", "1")]).await;
+    // A small window, so that what waits waits in the server: a few hundred answers fit into the connection.
+    let endpoint = tonic::transport::Endpoint::from_shared(server.client_url()).unwrap();
+    let channel = endpoint.initial_stream_window_size(8_192).connect().await.unwrap();
+    let mut flood = watch_client::WatchClient::new(channel);
+    let (requests, receiver) = tokio::sync::mpsc::channel(1);
+    let sent = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = sent.clone();
+    tokio::spawn(async move {
+        for i in 0..CREATES {
+            let create = WatchCreateRequest { key: bytes(format!("{i:0>1000}")), ..watch("") };
+            let union = watch_request::RequestUnion::CreateRequest(create);
+            if requests.send(WatchRequest { request_union: Some(union) }).await.is_err() {
+                return;
+            }
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        // (Open until the answers have been read.)
+        requests.closed().await;
+    });
+    let requests = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut answers = flood.watch(requests).await.unwrap().into_inner();
+    // The clock is what others get done meanwhile: that is what must go on.
+    let mut before = 0;
+    loop {
+        for _ in 0..300 {
+            client.put(put("a", "2")).await.unwrap();
+        }
+        let now = sent.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(now < CREATES, "nothing held the flood back");
+        if now > 0 && now == before {
+            break;
+        }
+        before = now;
+    }
+    server.assert_alive();
+    // Nothing is lost: whoever reads is answered to the last.
+    for i in 0..CREATES {
+        let answer = answers.message().await.unwrap().expect("an answer");
+        assert!(answer.created, "{answer:?}");
+        assert_eq!(answer.watch_id, i as i64);
+    }
+}

@@ -369,6 +369,7 @@ fn target(op: &DiskOp) -> &FileName {
         | DiskOp::Write { file, .. }
         | DiskOp::Zero { file, .. }
         | DiskOp::SetLen { file, .. }
+        | DiskOp::Reserve { file, .. }
         | DiskOp::Sync { file }
         | DiskOp::Remove { file }
         | DiskOp::Close { file } => file,

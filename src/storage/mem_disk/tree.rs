@@ -293,6 +293,18 @@ impl Tree {
                 self.change(id, DataChange::SetLen(*len));
                 Ok(())
             }
+            DiskOp::Reserve { file, len } => {
+                let id = self.file(file)?;
+                let most = self.files[&id].live.len() as u64;
+                if *len <= most {
+                    return Ok(());
+                }
+                if *len > most.saturating_add(room) {
+                    return Err(DiskError::NoSpace { file: file.clone() });
+                }
+                self.change(id, DataChange::SetLen(*len));
+                Ok(())
+            }
             DiskOp::Sync { file } => {
                 let id = self.file(file)?;
                 self.sync(id);
@@ -358,10 +370,11 @@ impl Tree {
 
     fn rename(&mut self, from: &FileName, to: &FileName) -> Result<(), DiskError> {
         let source = self.parent(from)?;
-        let Some(node) = self.live[&source.0].get(&source.1).copied() else {
-            return Err(DiskError::NotFound { file: from.clone() });
-        };
         let target = self.parent(to)?;
+        let Some(node) = self.live[&source.0].get(&source.1).copied() else {
+            let again = self.live[&target.0].contains_key(&target.1);
+            return if again { Ok(()) } else { Err(DiskError::NotFound { file: from.clone() }) };
+        };
         match (node, self.live[&target.0].get(&target.1)) {
             (_, None) | (Node::File(_), Some(Node::File(_))) => {}
             (Node::Dir(_), Some(Node::Dir(id))) if self.live[id].is_empty() => {}

@@ -101,6 +101,8 @@ pub(super) struct IndexImages {
     /// Oldest first; all but the last are removed with the next checkpoint.
     pub(super) files: Vec<FileName>,
     pub(super) bytes: u64,
+    /// Deaths that the newest one knows of.
+    pub(super) deaths: Option<u64>,
 }
 
 pub(super) fn checkpoint_file(dir: &FileName) -> FileName {
@@ -252,21 +254,66 @@ impl<R: DiskRead> RevisionLog<R> {
         self.durable_index
     }
 
-    /// Emits an index image of the state at revision `main`, which is the last one, with the deaths marked so far
-    /// accounted for. It counts at the next open only if the durable checkpoint was taken at the same number of
-    /// deaths: after a compaction, first save the index, then checkpoint. An older image stays until that checkpoint.
-    pub fn save_index(&mut self, main: i64, image: Vec<Bytes>, ops: &mut Vec<DiskOp>) {
-        assert_eq!(main, self.last.0, "an index image is of the last revision");
+    /// Begins an index image of the state now, with the deaths marked so far accounted for. It counts at the next open
+    /// only if the durable checkpoint was taken at the same number of deaths: mark none between this and the
+    /// checkpoint that follows it. An older image stays until that checkpoint.
+    pub fn begin_index(&self, ops: &mut Vec<DiskOp>) -> IndexWriter {
+        let main = self.last.0;
+        let file = index_file(&self.dir, main);
+        let tmp = FileName::new(format!("{file}.tmp"));
+        ops.push(DiskOp::Create { file: tmp.clone() });
+        let deaths = self.deaths;
+        let mut writer = IndexWriter { file, tmp, deaths, bytes: 0, crc: 0 };
         let mut head = BytesMut::with_capacity(16);
         head.put_i64_le(main);
         head.put_u64_le(self.deaths);
-        let parts = std::iter::once(head.freeze()).chain(image).collect();
-        let file = index_file(&self.dir, main);
-        let tmp = FileName::new(format!("{file}.tmp"));
-        self.images.bytes = sealed::write(&tmp, INDEX_MAGIC, parts, ops);
+        writer.write(head.freeze(), ops);
+        writer
+    }
+
+    /// Emits what makes an image whole: its header, last, and its name.
+    pub fn finish_index(&mut self, writer: IndexWriter, ops: &mut Vec<DiskOp>) {
+        let IndexWriter { file, tmp, deaths, bytes, crc } = writer;
+        let data = sealed::header_of(INDEX_MAGIC, bytes, crc);
+        ops.push(DiskOp::Write { file: tmp.clone(), offset: 0, data });
+        ops.push(DiskOp::Sync { file: tmp.clone() });
+        ops.push(DiskOp::Close { file: tmp.clone() });
         ops.push(DiskOp::Rename { from: tmp, to: file.clone() });
         ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
+        self.images.bytes = bytes + sealed::HEADER_BYTES as u64;
+        self.images.deaths = Some(deaths);
         self.images.files.retain(|known| *known != file);
         self.images.files.push(file);
+    }
+
+    /// Bytes of the newest index image, if a restart would believe it (as far as deaths go: it may be old).
+    pub fn index_bytes(&self) -> Option<u64> {
+        (self.images.deaths == Some(self.deaths)).then_some(self.images.bytes)
+    }
+
+    /// Bytes of the newest index image, believed or not; 0 without one.
+    pub fn last_index_bytes(&self) -> u64 {
+        self.images.bytes
+    }
+}
+
+/// An index image under way, written piece by piece under a name that the next opening removes.
+#[derive(Debug)]
+pub struct IndexWriter {
+    file: FileName,
+    tmp: FileName,
+    deaths: u64,
+    /// Of the body.
+    bytes: u64,
+    crc: u32,
+}
+
+impl IndexWriter {
+    /// Emits the write of the next piece of the caller's bytes.
+    pub fn write(&mut self, data: Bytes, ops: &mut Vec<DiskOp>) {
+        let offset = sealed::HEADER_BYTES as u64 + self.bytes;
+        self.bytes += data.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, &data);
+        ops.push(DiskOp::Write { file: self.tmp.clone(), offset, data });
     }
 }

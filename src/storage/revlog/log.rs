@@ -44,6 +44,8 @@ pub struct RevisionLog<R> {
     /// Emitted writes that are not known to have completed, oldest first.
     tail: VecDeque<Unwritten>,
     appends: u64,
+    /// Bytes appended since the log was opened.
+    appended_bytes: u64,
     buffer: BytesMut,
     /// Segments (by uid) with writes that no emitted sync covers.
     pub(super) dirty: BTreeSet<u64>,
@@ -94,6 +96,7 @@ impl<R: DiskRead> RevisionLog<R> {
             next_uid: 0,
             tail: VecDeque::new(),
             appends: 0,
+            appended_bytes: 0,
             buffer: BytesMut::new(),
             dirty: BTreeSet::new(),
             cache: Mutex::new(BlockCache::new(opts.cache_bytes)),
@@ -138,6 +141,7 @@ impl<R: DiskRead> RevisionLog<R> {
             });
         let bytes = buffer.split().freeze();
         active.bytes = offset + bytes.len() as u64;
+        self.appended_bytes += bytes.len() as u64;
         ops.push(DiskOp::Write { file: active.file.clone(), offset, data: bytes.clone() });
         let uid = active.uid;
         self.buffer = buffer;
@@ -187,6 +191,11 @@ impl<R: DiskRead> RevisionLog<R> {
     /// Everything up to this applied index survives any crash: the WAL may be purged up to it.
     pub fn durable_index(&self) -> u64 {
         self.durable_index
+    }
+
+    /// Bytes appended since the log was opened.
+    pub fn appended_bytes(&self) -> u64 {
+        self.appended_bytes
     }
 
     /// Live revisions.

@@ -116,6 +116,7 @@ use bytes::Bytes;
 
 use crate::disk::{DiskError, FileName};
 
+pub use checkpoint::IndexWriter;
 pub use log::RevisionLog;
 
 /// etcd's buckets other than `key`.
@@ -219,9 +220,11 @@ pub struct Recovered {
     pub last_main: i64,
     /// Applied index of the durable checkpoint.
     pub checkpoint_index: u64,
-    /// Newest usable index image: (main, bytes as given to `save_index`). Bring it up to date by scanning from
+    /// Newest usable index image: (main, bytes as given to its [`IndexWriter`]). Bring it up to date by scanning from
     /// (main + 1, 0). Without one, rebuild the index by scanning from (0, 0).
     pub index_image: Option<(i64, Bytes)>,
+    /// An image that could not be read. It costs a longer scan and nothing else.
+    pub index_damage: Option<RevLogError>,
     /// The unfinished end that was cut off, if any: normal after a power loss.
     pub cut: Option<Cut>,
 }

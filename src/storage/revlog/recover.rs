@@ -38,16 +38,16 @@ impl<R: DiskRead> RevisionLog<R> {
         log.load_segments(disk, &manifest, &files, &file)?;
         log.load_state(&manifest);
         let cut = log.read_on(disk, &manifest, &files)?;
-        let index_image = log.load_image(disk, &names, manifest.deaths)?;
-        log.sweep(disk, &names)?;
-        let recovered = Recovered {
+        let mut recovered = Recovered {
             applied_index: log.applied_index,
             term: log.term,
             last_main: log.last.0,
             checkpoint_index: manifest.applied_index,
-            index_image,
             cut,
+            ..Recovered::default()
         };
+        log.load_image(disk, &names, manifest.deaths, &mut recovered)?;
+        log.sweep(disk, &names)?;
         Ok((log, recovered))
     }
 
@@ -227,7 +227,8 @@ impl<R: DiskRead> RevisionLog<R> {
         disk: &impl DiskRead,
         names: &[String],
         deaths: u64,
-    ) -> Result<Option<(i64, Bytes)>, RevLogError> {
+        recovered: &mut Recovered,
+    ) -> Result<(), RevLogError> {
         let mains = names.iter().filter_map(|name| {
             let digits = name.strip_prefix("index-")?.strip_suffix(".idx")?;
             i64::from_str_radix(digits, 16).ok()
@@ -240,16 +241,21 @@ impl<R: DiskRead> RevisionLog<R> {
                 Ok(body) => body,
                 Err(RevLogError::Disk(error)) => return Err(error.into()),
                 // An image can be made anew; a damaged one only costs a scan.
-                Err(_) => continue,
+                Err(error) => {
+                    recovered.index_damage = Some(error);
+                    continue;
+                }
             };
             let bytes = (body.len() + sealed::HEADER_BYTES) as u64;
             if body.len() >= 16 && body.get_i64_le() == main && body.get_u64_le() == deaths {
                 self.images.files.push(file);
                 self.images.bytes = bytes;
-                return Ok(Some((main, body)));
+                self.images.deaths = Some(deaths);
+                recovered.index_image = Some((main, body));
+                return Ok(());
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Removes what nothing refers to. Durably, so that a stale image cannot come back and match by chance.
@@ -289,6 +295,7 @@ impl Default for Recovered {
             last_main: 0,
             checkpoint_index: 0,
             index_image: None,
+            index_damage: None,
             cut: None,
         }
     }

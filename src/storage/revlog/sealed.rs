@@ -15,6 +15,11 @@ pub(super) fn header<'a>(magic: [u8; 8], parts: impl Iterator<Item = &'a Bytes>)
         len += part.len() as u64;
         crc = crc32c::crc32c_append(crc, part);
     }
+    header_of(magic, len, crc)
+}
+
+/// Header of a sealed file whose body has this length and checksum.
+pub(super) fn header_of(magic: [u8; 8], len: u64, crc: u32) -> Bytes {
     let mut header = BytesMut::with_capacity(HEADER_BYTES);
     header.put_slice(&magic);
     header.put_u64_le(len);

@@ -12,10 +12,13 @@ use super::{Replay, Save, WalError, WalOptions, WalPosition, WalSnapshot, WalSta
 /// An open WAL.
 ///
 /// ```text
-///   segments: [released ..][held .....................][tail]   spare
-///              purge may    may be needed by a restart   ^ offset: where the next record goes
-///              remove       from `release_to`'s index
+///   recycled <- [released ..][held .....................][tail] <- spare <- recycled
+///                purge takes  may be needed by a restart   ^ offset: where the next record goes
+///                them away    from `release_to`'s index
 /// ```
+///
+/// A purged segment is what the next spare is made from: its blocks are written already, and a log in its steady state
+/// asks the disk for no space at all.
 ///
 /// The operations of `append` go to the Log queue, those of `prepare` and `purge` to the Bulk queue, each in the order
 /// they were emitted. Operations that failed for want of space are submitted again, unchanged.
@@ -33,6 +36,9 @@ pub struct Wal {
     offset: u64,
     last_index: u64,
     spare: Spare,
+    /// What was a segment, under its new name and as long as it was, to become the next spare. At most one: the next
+    /// purge comes after the next cut.
+    recycled: Option<FileName>,
     /// Numbers the `.tmp` names: one that is being renamed in one queue must not be created anew in the other.
     spares: u64,
 }
@@ -46,6 +52,12 @@ enum Spare {
     /// Zeroed through and synced.
     Ready(FileName),
 }
+
+/// Of the first segment, the one that a start waits for, only this share is written with zeros before it is used: all
+/// of it takes a third of a second. The rest is reserved, so that no append finds the disk full, and hardly used: once
+/// the share is full and the spare (zeroed through, in the background) is there, the log goes on in the spare. Zeroing
+/// the rest behind the back of the appends would need an order between the two disk queues; this needs none.
+const FIRST_SEGMENT_SHARE: u64 = 16;
 
 /// A single zeroing must not hold up the queue for long.
 const ZERO_CHUNK_BYTES: u64 = 4 << 20;
@@ -89,7 +101,8 @@ impl Wal {
         let file = name.file(&tmp);
         let mut ops =
             vec![DiskOp::MakeDir { dir: tmp.clone() }, DiskOp::Create { file: file.clone() }];
-        zero(&file, 0, opts.segment_bytes, &mut ops);
+        ops.push(DiskOp::Reserve { file: file.clone(), len: opts.segment_bytes });
+        zero(&file, 0, opts.segment_bytes / FIRST_SEGMENT_SHARE, &mut ops);
         ops.push(DiskOp::Write { file: file.clone(), offset: 0, data: head });
         ops.push(DiskOp::Sync { file: file.clone() });
         ops.push(DiskOp::SyncDir { dir: tmp.clone() });
@@ -110,6 +123,7 @@ impl Wal {
             offset,
             last_index: 0,
             spare: Spare::Absent,
+            recycled: None,
             spares: 0,
         })
     }
@@ -145,6 +159,7 @@ impl Wal {
             offset: tail.offset,
             last_index,
             spare: Spare::Absent,
+            recycled: None,
             spares: 0,
         };
         wal.settle_tail(disk, &tail)?;
@@ -180,14 +195,40 @@ impl Wal {
         Ok(())
     }
 
+    /// The newest snapshot that a start may begin at. Reads the last two segments, where it nearly always is, and all
+    /// of them only when it is not.
+    pub fn newest_snapshot(
+        disk: &impl DiskRead,
+        dir: &FileName,
+    ) -> Result<Option<WalSnapshot>, WalError> {
+        let segments = segment::list(disk, dir)?;
+        if segments.len() > 2 {
+            let last = Wal::snapshots_in(disk, dir, &segments[segments.len() - 2..])?;
+            // (The one at index 0 is where every log begins, and no reason to stop.)
+            if let Some(newest) = last.into_iter().max_by_key(|snapshot| snapshot.index) {
+                return Ok(Some(newest));
+            }
+        }
+        let all = Wal::valid_snapshots(disk, dir)?;
+        Ok(all.into_iter().max_by_key(|snapshot| snapshot.index))
+    }
+
     /// Snapshot records with index <= the last commit, oldest first: the snapshots a start may begin at.
     pub fn valid_snapshots(
         disk: &impl DiskRead,
         dir: &FileName,
     ) -> Result<Vec<WalSnapshot>, WalError> {
+        Wal::snapshots_in(disk, dir, &Wal::all_segments(disk, dir)?)
+    }
+
+    fn snapshots_in(
+        disk: &impl DiskRead,
+        dir: &FileName,
+        segments: &[SegmentName],
+    ) -> Result<Vec<WalSnapshot>, WalError> {
         let mut snapshots = Vec::new();
         let mut commit = 0;
-        Wal::records(disk, dir, &mut |record| {
+        scan::scan(disk, dir, segments, &mut |record| {
             match record.kind {
                 RecordKind::Snapshot => {
                     let snapshot = frame::parse_snapshot(record.data.clone());
@@ -226,11 +267,16 @@ impl Wal {
         dir: &FileName,
         visit: &mut dyn FnMut(Record) -> Result<(), WalError>,
     ) -> Result<(), WalError> {
+        let segments = Wal::all_segments(disk, dir)?;
+        scan::scan(disk, dir, &segments, visit).map(|_| ())
+    }
+
+    fn all_segments(disk: &impl DiskRead, dir: &FileName) -> Result<Vec<SegmentName>, WalError> {
         let segments = segment::list(disk, dir)?;
         let first = segments.first().map_or(0, |first| first.index);
         // Checks that no file is missing; the first one covers its own beginning.
         let _ = segment::covering(&segments[..segments.len().min(1)], dir, first)?;
-        scan::scan(disk, dir, &segments, visit).map(|_| ())
+        Ok(segments)
     }
 
     /// Emits one write, and a sync if it is asked for or the segment has become full (then also the new segment).
@@ -254,11 +300,18 @@ impl Wal {
             ops.push(DiskOp::Write { file: file.clone(), offset: self.offset, data });
             self.offset += len;
         }
-        if self.offset >= self.opts.segment_bytes {
+        if self.is_full() {
             self.cut(ops);
         } else if save.sync {
             ops.push(DiskOp::Sync { file });
         }
+    }
+
+    fn is_full(&self) -> bool {
+        let is_first = self.segments.last().is_some_and(|tail| tail.sequence == 0);
+        let written = self.opts.segment_bytes / if is_first { FIRST_SEGMENT_SHARE } else { 1 };
+        self.offset >= self.opts.segment_bytes
+            || (self.offset >= written && matches!(self.spare, Spare::Ready(_)))
     }
 
     fn cut(&mut self, ops: &mut Vec<DiskOp>) {
@@ -299,14 +352,27 @@ impl Wal {
     /// Emits the making of the next segment; false when there is one, or one is being made.
     pub fn prepare(&mut self, ops: &mut Vec<DiskOp>) -> bool {
         let file = match std::mem::replace(&mut self.spare, Spare::Absent) {
-            Spare::Absent => self.next_spare(),
-            Spare::Failed(file) => file,
+            Spare::Absent => match self.recycled.take() {
+                Some(file) => {
+                    // Its old name is gone durably, and every byte of what it held goes before it gets a new one.
+                    ops.push(DiskOp::SetLen { file: file.clone(), len: self.opts.segment_bytes });
+                    file
+                }
+                None => {
+                    let file = self.next_spare();
+                    ops.push(DiskOp::Create { file: file.clone() });
+                    file
+                }
+            },
+            Spare::Failed(file) => {
+                ops.push(DiskOp::Create { file: file.clone() });
+                file
+            }
             other => {
                 self.spare = other;
                 return false;
             }
         };
-        ops.push(DiskOp::Create { file: file.clone() });
         zero(&file, 0, self.opts.segment_bytes, ops);
         ops.push(DiskOp::Sync { file: file.clone() });
         self.spare = Spare::Preparing(file);
@@ -332,7 +398,8 @@ impl Wal {
         self.released += keep;
     }
 
-    /// Emits the removal of released segments beyond the newest `max_wals` (0: keep all).
+    /// Emits the removal of released segments beyond the newest `max_wals` (0: keep all). One of them is kept to
+    /// become a spare. The operations must be run: a segment renamed in memory only could not be zeroed.
     pub fn purge(&mut self, max_wals: usize, ops: &mut Vec<DiskOp>) {
         if max_wals == 0 {
             return;
@@ -344,8 +411,16 @@ impl Wal {
         self.released -= count;
         // Oldest first, and each durable before the next: a power loss must leave a gapless rest, and of removals that
         // share a sync it may undo any.
-        for segment in self.segments.drain(..count) {
-            ops.push(DiskOp::Remove { file: segment.file(&self.dir) });
+        let purged: Vec<SegmentName> = self.segments.drain(..count).collect();
+        for segment in purged {
+            let file = segment.file(&self.dir);
+            if self.recycled.is_none() {
+                let to = self.next_spare();
+                ops.push(DiskOp::Rename { from: file, to: to.clone() });
+                self.recycled = Some(to);
+            } else {
+                ops.push(DiskOp::Remove { file });
+            }
             ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
         }
     }

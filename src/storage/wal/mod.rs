@@ -3,7 +3,7 @@
 //! # Files
 //!
 //! `<dir>/<sequence>-<index>.wal`, both 16 hex digits; sequences are consecutive, `index` is the first raft index that
-//! may be in the file. `<n>.tmp` is the next segment, being prepared; `*.wal.broken` is what a repair set aside.
+//! may be in the file. `<n>.tmp` is the next segment, being prepared, or a purged one that will be; `*.wal.broken` is what a repair set aside.
 //!
 //! # Frame (8-byte aligned)
 //!
@@ -32,7 +32,10 @@
 //!    corruption, never a torn tail. The next file was synced before the rename that gave it its name.
 //! 3. Opening syncs the tail and the directory: what a killed process had left in the page cache and we have read
 //!    must not vanish after we have acted upon it.
-//! 4. The tail is zeroed behind the last record before the first append: what a torn write left there must never be
+//! 4. A purged segment may become a spare. It loses its name durably before a byte of it is touched, and is zeroed
+//!    whole and synced before a cut may give it a new one; under the name it has in between it is removed by the next
+//!    opening. So its old records, whose checksums are good, are never where a replay looks.
+//! 5. The tail is zeroed behind the last record before the first append: what a torn write left there must never be
 //!    read as a successor of a new record.
 
 mod frame;

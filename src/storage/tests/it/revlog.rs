@@ -77,6 +77,12 @@ fn tables(log: &RevisionLog<MemDisk>) -> Tables {
     all.map(|(table, key, value)| ((table, key.clone()), value.clone())).collect()
 }
 
+fn save_index(log: &mut RevisionLog<MemDisk>, image: Vec<Bytes>, ops: &mut Vec<DiskOp>) {
+    let mut writer = log.begin_index(ops);
+    image.into_iter().for_each(|part| writer.write(part, ops));
+    log.finish_index(writer, ops);
+}
+
 struct Workload {
     disk: MemDisk,
     log: RevisionLog<MemDisk>,
@@ -177,7 +183,8 @@ impl Workload {
     fn checkpoint(&mut self) -> Result<(), RevLogError> {
         let mut ops = Vec::new();
         if self.dice.one_in(2) {
-            self.log.save_index(self.twin.main, self.image(), &mut ops);
+            let image = self.image();
+            save_index(&mut self.log, image, &mut ops);
         }
         let ticket = self.log.checkpoint(&mut ops).expect("steps are acknowledged at once");
         self.pending_dead = Some(self.twin.dead.clone());
@@ -562,7 +569,8 @@ fn an_index_image_counts_only_with_the_deaths_it_knew() {
     let reopen = |load: &Workload| open(&mut load.disk.snapshot_image()).unwrap().1.index_image;
     let save = |load: &mut Workload| {
         let mut ops = Vec::new();
-        load.log.save_index(load.twin.main, load.image(), &mut ops);
+        let image = load.image();
+        save_index(&mut load.log, image, &mut ops);
         run(&mut load.disk, &ops).unwrap();
     };
     let checkpoint = |load: &mut Workload| {

@@ -91,6 +91,9 @@ struct Workload {
     /// Files that a completed purge may have removed do not hold records before this index.
     term: u64,
     last: u64,
+    /// Segments that a purge has kept to become spares, and spares made from them.
+    recycled: usize,
+    reused: usize,
 }
 
 impl Workload {
@@ -107,6 +110,8 @@ impl Workload {
             start: START,
             term: 1,
             last: 0,
+            recycled: 0,
+            reused: 0,
         })
     }
 
@@ -116,6 +121,7 @@ impl Workload {
         match self.dice.below(10) {
             0 => {
                 let ready = self.wal.prepare(&mut ops);
+                self.reused += usize::from(matches!(ops.first(), Some(DiskOp::SetLen { .. })));
                 run(&mut self.disk, &ops)?;
                 if ready {
                     self.wal.prepared(true);
@@ -177,6 +183,7 @@ impl Workload {
         self.wal.release_to(start.index);
         ops.clear();
         self.wal.purge(2, &mut ops);
+        self.recycled += ops.iter().filter(|op| matches!(op, DiskOp::Rename { .. })).count();
         run(&mut self.disk, &ops)?;
         Ok(())
     }
@@ -258,11 +265,12 @@ fn every_sync_point_and_every_torn_last_write() {
             continue;
         };
         let mut steps = 0;
-        while steps < 60 && load.step().is_ok() {
+        while steps < 120 && load.step().is_ok() {
             steps += 1;
         }
         if !disk.is_frozen() {
             assert!(k > 60, "the workload must sync");
+            assert!(load.reused > 2, "the workload must recycle, not {} times", load.reused);
             return;
         }
         for (at, mut image) in disk.crash_images().into_iter().enumerate() {
@@ -466,6 +474,69 @@ fn a_prepared_segment_is_taken_at_the_cut() {
     assert!(!ops.iter().any(|op| matches!(op, DiskOp::Create { .. })), "{ops:?}");
     let second = name("member/wal/0000000000000001-0000000000000002.wal");
     assert_eq!(load.disk.len(&second), Ok(Some(2048)));
+}
+
+/// Only its first share is zeroed through; when that is used and a spare is there, the log moves on.
+#[test]
+fn the_first_segment_is_left_for_a_spare_as_soon_as_its_zeroed_share_is_used() {
+    let mut disk = fresh();
+    let opts = WalOptions { segment_bytes: 16 << 10 };
+    let mut wal = Wal::create(&mut disk, dir(), Bytes::from_static(b"meta"), opts).unwrap();
+    assert_eq!(disk.len(&first_file()), Ok(Some(16 << 10)));
+    let append = |wal: &mut Wal, disk: &mut MemDisk, index| {
+        let more = entry(1, index, &[9; 1000]);
+        let save = Save { entries: std::slice::from_ref(&more), sync: true, ..Save::default() };
+        let mut ops = Vec::new();
+        wal.append(&save, &mut ops);
+        run(disk, &ops).unwrap();
+        wal.segment_count()
+    };
+    assert_eq!(append(&mut wal, &mut disk, 1), 1, "no spare yet");
+    let mut ops = Vec::new();
+    assert!(wal.prepare(&mut ops));
+    run(&mut disk, &ops).unwrap();
+    assert_eq!(append(&mut wal, &mut disk, 2), 1, "not known to be there");
+    wal.prepared(true);
+    assert_eq!(append(&mut wal, &mut disk, 3), 2);
+    ops.clear();
+    assert!(wal.prepare(&mut ops));
+    run(&mut disk, &ops).unwrap();
+    wal.prepared(true);
+    let counts: Vec<_> = (4..=19).map(|index| append(&mut wal, &mut disk, index)).collect();
+    assert_eq!(counts[..14], [2; 14], "the others are filled");
+    assert_eq!(counts.last(), Some(&3));
+    let (_, replay) = Wal::open(&mut disk, dir(), START, opts).unwrap();
+    assert_eq!(replay.entries.len(), 19);
+}
+
+/// A purged segment full of good records becomes a spare: not one byte of them may be left, and on a disk that is full
+/// it is the only space there is.
+#[test]
+fn a_purged_segment_becomes_a_spare_without_a_byte_of_what_it_held() {
+    let mut load = Workload::new(fresh(), 29).unwrap();
+    // (The first segment was left early: it is shorter than a spare.)
+    while load.recycled < 2 {
+        load.step().unwrap();
+    }
+    load.disk.limit_bytes(Some(load.disk.used_bytes()));
+    let mut ops = Vec::new();
+    while !load.wal.prepare(&mut ops) {
+        // There is a spare: used up first.
+        load.disk.limit_bytes(None);
+        load.step().unwrap();
+        load.disk.limit_bytes(Some(load.disk.used_bytes()));
+    }
+    let Some(DiskOp::SetLen { file, len: 2048 }) = ops.first().cloned() else { panic!("{ops:?}") };
+    let before = load.disk.read_at(&file, 0, 4096).unwrap();
+    assert!(before.iter().any(|byte| *byte != 0), "it held records");
+    run(&mut load.disk, &ops).unwrap();
+    assert_eq!(load.disk.read_at(&file, 0, 4096).unwrap(), vec![0; 2048]);
+    // (As a disk that was full after it asks: everything once more.)
+    run(&mut load.disk, &ops).unwrap();
+    for mut image in load.disk.crash_images() {
+        load.check(&mut image, "a spare is ready");
+        assert!(image.list(&dir()).unwrap().iter().all(|name| name.ends_with(".wal")));
+    }
 }
 
 fn disk_with(file: &FileName, bytes: Vec<u8>) -> MemDisk {
