@@ -181,9 +181,12 @@ impl KeyHistory {
         for generation in many.finished.drain(..gone) {
             generation.revisions.into_iter().for_each(&mut *dead);
         }
-        match many.finished.first_mut() {
-            Some(first) => first.drop_superseded(main, dead),
-            None => many.current.drop_superseded(main, dead),
+        // (Usually one; the next ones have something at `main` only if one transaction deleted the key and put it again.)
+        for generation in many.finished.iter_mut().chain([&mut many.current]) {
+            if generation.revisions.first().is_none_or(|first| first.main > main) {
+                break;
+            }
+            generation.drop_superseded(main, dead);
         }
         if !many.finished.is_empty() {
             return false;
@@ -317,6 +320,18 @@ mod tests {
                 assert_eq!(left, kept, "compact {main}");
             }
         }
+    }
+
+    #[test]
+    fn a_key_deleted_and_put_twice_at_the_compacted_revision() {
+        let mut key = KeyHistory::new(rev(2, 0), 2, 1);
+        key.delete(rev(3, 0));
+        key.put(rev(3, 1));
+        key.put(rev(3, 2));
+        key.put(rev(4, 0));
+        let mut dead = Vec::new();
+        assert!(!key.compact(3, &mut |r| dead.push(r)));
+        assert_eq!(dead, [rev(2, 0), rev(3, 1)]);
     }
 
     #[test]
