@@ -80,6 +80,8 @@ enum Route {
     Snapshot,
     HealthCheck,
     HealthWatch,
+    /// A client with a user's name asks first whether that is wanted, and goes on without when it is not.
+    Authenticate,
     /// Known to etcd, not served yet.
     Missing,
 }
@@ -117,7 +119,7 @@ const ROUTES: &[Entry] = &[
     ("etcdserverpb.Auth", "AuthStatus", "unary", Route::Unary(Method::AuthStatus)),
     ("etcdserverpb.Auth", "AuthEnable", "unary", Route::Missing),
     ("etcdserverpb.Auth", "AuthDisable", "unary", Route::Missing),
-    ("etcdserverpb.Auth", "Authenticate", "unary", Route::Missing),
+    ("etcdserverpb.Auth", "Authenticate", "unary", Route::Authenticate),
     ("etcdserverpb.Auth", "UserAdd", "unary", Route::Missing),
     ("etcdserverpb.Auth", "UserGet", "unary", Route::Missing),
     ("etcdserverpb.Auth", "UserList", "unary", Route::Missing),
@@ -220,6 +222,7 @@ async fn answer(
             Route::Snapshot => streams::snapshot(core).await,
             Route::Watch => Ok(streams::watch(core, body, needs_leader, at)),
             Route::KeepAlive => Ok(streams::keep_alive(core, body, needs_leader, at)),
+            Route::Authenticate => Err(Error::NotEnabledAuth.into()),
             Route::Missing => Err(Status::new(
                 Code::Unimplemented,
                 format!("method {name} of service {service} is not implemented by norn yet"),

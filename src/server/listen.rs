@@ -12,6 +12,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::authority::Authorities;
 use crate::body::Body;
 use crate::config::{ServerConfig, address};
 use crate::core::Core;
@@ -110,7 +111,7 @@ async fn connection(
         let core = Rc::clone(&core);
         async move { Ok::<_, Infallible>(serve(core, request, serves).await) }
     });
-    let io = TokioIo::new(Collected(stream));
+    let io = TokioIo::new(Authorities::new(Collected(stream)));
     let served = builder.serve_connection(io, service);
     tokio::pin!(served);
     // (How a connection ends is the client's business.)
