@@ -1,6 +1,7 @@
 //! The server as its users see it: real processes on loopback.
 
 mod clients;
+mod golang;
 mod http;
 mod kv;
 mod lease;
