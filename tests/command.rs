@@ -34,7 +34,14 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
 }
 
 /// Waits for a child whose output is piped.
-pub fn finish(mut child: Child, limit: Duration, what: &str) -> Output {
+pub fn finish(child: Child, limit: Duration, what: &str) -> Output {
+    try_finish(child, limit).unwrap_or_else(|(stdout, stderr)| {
+        panic!("{what}: still running after {limit:?}\n{stdout}\n{stderr}")
+    })
+}
+
+/// As [`finish`]; a child that took longer is killed, and what it had written is the error.
+pub fn try_finish(mut child: Child, limit: Duration) -> Result<Output, (String, String)> {
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
     let start = Instant::now();
@@ -51,8 +58,8 @@ pub fn finish(mut child: Child, limit: Duration, what: &str) -> Output {
     };
     let (stdout, stderr) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
     match status {
-        Some(status) => Output { status, stdout, stderr },
-        None => panic!("{what}: still running after {limit:?}\n{stdout}\n{stderr}"),
+        Some(status) => Ok(Output { status, stdout, stderr }),
+        None => Err((stdout, stderr)),
     }
 }
 

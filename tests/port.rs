@@ -4,15 +4,16 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 
-/// A port on 127.0.0.1 that stays ours until this is dropped.
-#[derive(Debug)]
+/// A port on 127.0.0.1 that stays ours until this and all its clones are dropped.
+#[derive(Debug, Clone)]
 pub struct Port {
     pub number: u16,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 /// Below 32768 (where Linux starts by default) and above what services commonly use.
@@ -33,7 +34,7 @@ impl Port {
                 continue;
             }
             if TcpListener::bind(("127.0.0.1", number)).is_ok() {
-                return Self { number, _lock: lock };
+                return Self { number, _lock: Arc::new(lock) };
             }
         }
         panic!("no free port in {FIRST}..{}", FIRST + COUNT);

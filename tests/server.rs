@@ -87,10 +87,16 @@ impl Server {
 
     /// Everything but the process.
     pub fn prepare(setup: Setup) -> Self {
+        Self::prepare_at(setup, Port::pick(), Port::pick())
+    }
+
+    /// On ports the caller holds. A member's id is made from its peer URL: two servers that take turns on one port have
+    /// one id.
+    pub fn prepare_at(setup: Setup, client_port: Port, peer_port: Port) -> Self {
         Self {
             setup,
-            client_port: Port::pick(),
-            peer_port: Port::pick(),
+            client_port,
+            peer_port,
             dir: tempfile::Builder::new().prefix("norn-test-").tempdir().expect("a directory"),
             child: None,
             log: Arc::default(),

@@ -246,7 +246,7 @@ impl<R: Reader> Node<R> {
         }
         for (member, kind) in &self.alarms {
             let kind = pb::AlarmType::try_from(*kind).unwrap_or(pb::AlarmType::None);
-            errors.push(format!("memberID:{member} alarm:{} ", kind.as_str_name()));
+            errors.push(format!("memberID:{member} alarm:{}", kind.as_str_name()));
         }
         let quota = match self.config.quota_bytes {
             0 => 2 << 30,

@@ -219,6 +219,11 @@ impl<R: Reader> Node<R> {
                 let json = conf_state_json(conf_state);
                 rows.insert(Bytes::from_static(b"confState"), json.into());
             }
+            if table == Table::Auth {
+                // A real etcd writes the first one at its first start.
+                let first = 1u64.to_be_bytes().to_vec();
+                rows.entry(Bytes::from_static(b"authRevision")).or_insert(first.into());
+            }
             for (key, value) in rows {
                 writer.put(&key, &value)?;
             }

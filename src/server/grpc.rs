@@ -83,6 +83,8 @@ enum Route {
     Snapshot,
     HealthCheck,
     HealthWatch,
+    /// A client with a user's name asks first whether that is wanted, and goes on without when it is not.
+    Authenticate,
     /// Known to etcd, not served yet.
     Missing,
 }
@@ -120,7 +122,7 @@ const ROUTES: &[Entry] = &[
     ("etcdserverpb.Auth", "AuthStatus", "unary", Route::Unary(Method::AuthStatus)),
     ("etcdserverpb.Auth", "AuthEnable", "unary", Route::Missing),
     ("etcdserverpb.Auth", "AuthDisable", "unary", Route::Missing),
-    ("etcdserverpb.Auth", "Authenticate", "unary", Route::Missing),
+    ("etcdserverpb.Auth", "Authenticate", "unary", Route::Authenticate),
     ("etcdserverpb.Auth", "UserAdd", "unary", Route::Missing),
     ("etcdserverpb.Auth", "UserGet", "unary", Route::Missing),
     ("etcdserverpb.Auth", "UserList", "unary", Route::Missing),
@@ -320,6 +322,7 @@ async fn answer(
         Route::HealthWatch => Reply::Stream(streams::health_watch(core, &message)),
         Route::RangeStream => Reply::Stream(streams::range(core, message).await?),
         Route::Snapshot => Reply::Stream(streams::snapshot(core).await?),
+        Route::Authenticate => return Err(Error::NotEnabledAuth.into()),
         Route::Watch | Route::KeepAlive | Route::Missing => {
             let message =
                 format!("method {name} of service {service} is not implemented by norn yet");

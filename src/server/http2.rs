@@ -1,7 +1,7 @@
 //! One HTTP/2 connection: requests in, replies out.
 //!
 //! A call of one question and one answer has no task of its own: its question is read where the connection accepts it,
-//! and its answer is written from the turn that produced it (see [`grpc`](crate::grpc)). The connection's task then
+//! and its answer is written from the turn that produced it (see [`grpc`]). The connection's task then
 //! sends what all answers of a turn came to.
 
 use std::future::{Future, poll_fn};

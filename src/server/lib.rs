@@ -4,6 +4,7 @@
 //! One thread runs everything but the disk: connections are tasks on it, and so is the node's turn (see
 //! [`core`](mod@core)). Two threads write and sync (see [`file_disk`]).
 
+pub mod authority;
 pub mod body;
 pub mod calls;
 pub mod client;

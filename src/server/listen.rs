@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::authority::Authorities;
 use crate::collected::Collected;
 use crate::config::{ServerConfig, address};
 use crate::core::Core;
@@ -103,7 +104,7 @@ async fn connection(
             }
         };
         if is_http2 {
-            http2::serve(core, stream, &config, stop).await;
+            http2::serve(core, Authorities::new(stream), &config, stop).await;
         } else {
             http1(core, stream, serves == Serves::Peers, stop).await;
         }

@@ -5,6 +5,7 @@ mod damage;
 mod http;
 mod kv;
 mod lease;
+mod library;
 mod member;
 mod mixed;
 mod refuse;

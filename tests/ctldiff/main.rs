@@ -1,0 +1,223 @@
+//! norn-ctldiff: etcdctl, word for word, on a real etcd and on nornd; what it writes must be equal.
+//!
+//! ```text
+//! norn-ctldiff --etcd PATH/etcd --norn PATH/nornd --utl PATH/etcdutl --ctl 3.7=PATH/etcdctl --ctl 3.5=PATH2/etcdctl
+//! ```
+//!
+//! A scenario is some scripts ([`script`]) on one or three fresh members. Each runs on etcd, then on nornd on the same ports
+//! ([`place`]), for each etcdctl. Ids made from the clock, times, terms and sizes are taken out ([`normal`]); the rest of
+//! standard output and standard error, and the exit code, must be the same. With etcd on both sides there is no difference.
+
+mod background;
+mod normal;
+mod place;
+mod script;
+mod side;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::normal::normal;
+use crate::place::Place;
+use crate::script::Line;
+use crate::side::{Side, Tools};
+
+/// What two runs of a scenario need not have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vary {
+    Nothing,
+    /// Members come whose ids, and so whose places among the others, are made from the clock.
+    Members,
+    /// How many writes fit.
+    Revisions,
+}
+
+struct Scenario {
+    name: &'static str,
+    nodes: usize,
+    flags: &'static [&'static str],
+    vary: Vary,
+    scripts: &'static [(&'static str, &'static str)],
+}
+
+macro_rules! scripts {
+    ($($name:literal),*) => { &[$(($name, include_str!($name))),*] };
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "one node",
+        nodes: 1,
+        flags: &[],
+        vary: Vary::Nothing,
+        scripts: scripts![
+            "maintenance.txt",
+            "keys.txt",
+            "txn.txt",
+            "watch.txt",
+            "lease.txt",
+            "concurrency.txt",
+            "refusals.txt"
+        ],
+    },
+    Scenario {
+        name: "three nodes",
+        nodes: 3,
+        flags: &[],
+        vary: Vary::Nothing,
+        scripts: scripts![
+            "maintenance.txt",
+            "keys.txt",
+            "txn.txt",
+            "watch.txt",
+            "lease.txt",
+            "concurrency.txt",
+            "refusals.txt",
+            "cluster.txt"
+        ],
+    },
+    Scenario {
+        name: "members",
+        nodes: 1,
+        flags: &[],
+        vary: Vary::Members,
+        scripts: scripts!["members.txt"],
+    },
+    Scenario {
+        name: "quota",
+        nodes: 1,
+        flags: &["--quota-backend-bytes=8388608"],
+        vary: Vary::Revisions,
+        scripts: scripts!["quota.txt"],
+    },
+];
+
+struct Options {
+    etcd: PathBuf,
+    norn: PathBuf,
+    tools: Vec<Tools>,
+    jobs: usize,
+    only: Option<String>,
+    show: bool,
+}
+
+const USAGE: &str = "usage: norn-ctldiff --etcd PATH --norn PATH --ctl NAME=PATH... [--utl PATH] [--jobs N] \
+                     [--only SCENARIO] [--show]";
+
+fn main() -> ExitCode {
+    let options = match parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(problem) => {
+            eprintln!("{problem}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let work: Vec<(&Tools, &Scenario)> = SCENARIOS
+        .iter()
+        .filter(|s| options.only.as_ref().is_none_or(|only| only == s.name))
+        .flat_map(|s| options.tools.iter().map(move |t| (t, s)))
+        .collect();
+    let (next, found) = (AtomicUsize::new(0), Mutex::new((0, 0)));
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs {
+            scope.spawn(|| {
+                while let Some((tools, scenario)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (compared, differing) = compare(&options, tools, scenario);
+                    let mut found = found.lock().expect("no holder panics");
+                    *found = (found.0 + compared, found.1 + differing);
+                }
+            });
+        }
+    });
+    let (compared, differing) = *found.lock().expect("no holder panics");
+    println!("norn-ctldiff: {compared} answers compared, {differing} differ");
+    if differing == 0 && compared > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How many answers were compared, and how many differ.
+fn compare(options: &Options, tools: &Tools, scenario: &Scenario) -> (usize, usize) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _entered = runtime.enter();
+    let lines: Vec<Line> =
+        scenario.scripts.iter().flat_map(|(file, text)| script::parse(file, text)).collect();
+    let place = Place::new();
+    let run = |binary: &PathBuf| {
+        Side::start(&place, tools, &runtime, binary, scenario.nodes, scenario.flags).run(&lines)
+    };
+    let (etcd, norn) = (run(&options.etcd), run(&options.norn));
+
+    let title = format!("etcdctl {}, {}", tools.label, scenario.name);
+    let (mut report, mut compared, mut differing) = (String::new(), 0, 0);
+    for (at, line) in lines.iter().enumerate() {
+        let (Some(a), Some(b)) = (etcd.answers.get(&at), norn.answers.get(&at)) else { continue };
+        let (a, b) = (normal(a, &etcd, scenario), normal(b, &norn, scenario));
+        compared += 1;
+        let parts = [
+            ("exit", &a.code, &b.code),
+            ("stdout", &a.stdout, &b.stdout),
+            ("stderr", &a.stderr, &b.stderr),
+        ];
+        if options.show {
+            report += &format!(
+                "$ {}\n[{}, {:.1?}, {:.1?}]\n{}{}",
+                line.text, a.code, a.took, b.took, a.stdout, a.stderr
+            );
+        }
+        let different: Vec<_> = parts.into_iter().filter(|(_, a, b)| a != b).collect();
+        differing += usize::from(!different.is_empty());
+        for (what, a, b) in different {
+            let head = format!("{title}: {}: {}: {what}", line.number, line.text);
+            report += &format!("{head}\n  etcd: {a:?}\n  norn: {b:?}\n");
+        }
+    }
+    for (name, run) in [("etcd", &etcd), ("norn", &norn)] {
+        if let Some(failure) = &run.failure {
+            differing += 1;
+            report += &format!("{title}: {name} gave up at {failure}\n");
+        }
+    }
+    println!("{report}{title}: {compared} answers, {differing} differ");
+    (compared, differing)
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
+    let (mut etcd, mut norn, mut utl, mut ctls) = (None, None, None, Vec::new());
+    let (mut jobs, mut only, mut show) = (2, None, false);
+    while let Some(word) = words.next() {
+        if word == "--show" {
+            show = true;
+            continue;
+        }
+        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
+        let bad = || format!("{word}: cannot read {value:?}");
+        match word.as_str() {
+            "--etcd" => etcd = Some(PathBuf::from(value)),
+            "--norn" => norn = Some(PathBuf::from(value)),
+            // Without it its lines are left out.
+            "--utl" => utl = Some(PathBuf::from(value)).filter(|p| p.exists()),
+            "--ctl" => {
+                let (label, path) = value.split_once('=').ok_or_else(bad)?;
+                ctls.push((label.to_owned(), PathBuf::from(path)));
+            }
+            "--jobs" => jobs = value.parse().map_err(|_| bad())?,
+            "--only" => only = Some(value),
+            _ => return Err(format!("unknown option {word}")),
+        }
+    }
+    let tools: Vec<Tools> =
+        ctls.into_iter().map(|(label, ctl)| Tools { label, ctl, utl: utl.clone() }).collect();
+    if tools.is_empty() {
+        return Err("--ctl is missing".to_owned());
+    }
+    Ok(Options {
+        etcd: etcd.ok_or("--etcd is missing")?,
+        norn: norn.ok_or("--norn is missing")?,
+        tools,
+        jobs,
+        only,
+        show,
+    })
+}
