@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A scenario is some scripts ([`script`]) on one or three fresh members. Each runs on etcd, then on nornd on the same ports
-//! ([`place`]), for each etcdctl. Ids made from the clock, times, terms and sizes are taken out ([`normal`]); the rest of
+//! ([`place`]), for each etcdctl. Ids made from the clock, times, terms and sizes are taken out ([`mod@normal`]); the rest of
 //! standard output and standard error, and the exit code, must be the same. With etcd on both sides there is no difference.
 
 mod background;
