@@ -33,20 +33,25 @@ pub enum Tombstones {
     Left,
 }
 
-/// All kept revisions of a key. Almost every key has one live revision and nothing else: that case needs no heap.
+/// All kept revisions of a key. What is asked for most, the newest one, stands in front: reading the present never goes to
+/// the heap, however long the past is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyHistory {
-    One(KeyAt),
-    Many(Box<Generations>),
+pub struct KeyHistory {
+    /// The live version; of a key that is deleted now the tombstone, with version 0.
+    newest: KeyAt,
+    /// Most keys have one live revision and nothing else.
+    older: Option<Box<Older>>,
 }
 
-/// Finished lives, oldest first, and the current one (empty when the key is deleted now).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Generations {
-    pub(crate) finished: Vec<Generation>,
-    pub(crate) current: Generation,
+struct Older {
+    /// Finished lives, oldest first.
+    finished: Vec<Generation>,
+    /// Of the current life, ascending: all but the newest.
+    current: Vec<Revision>,
 }
 
+/// One life of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Generation {
     pub(crate) created: i64,
@@ -67,14 +72,13 @@ impl Generation {
     fn tombstone(&self) -> Revision {
         *self.revisions.last().expect("a finished generation ends with its tombstone")
     }
+}
 
-    /// Drops the revisions below the newest one at or below `main`.
-    fn drop_superseded(&mut self, main: i64, dead: &mut dyn FnMut(Revision)) {
-        let after = self.revisions.partition_point(|r| r.main <= main);
-        for revision in self.revisions.drain(..after.saturating_sub(1)) {
-            dead(revision);
-        }
-        self.revisions.shrink_to_fit();
+/// Drops the first `count`.
+fn drop_first(revisions: &mut Vec<Revision>, count: usize, dead: &mut dyn FnMut(Revision)) {
+    if count > 0 {
+        revisions.drain(..count).for_each(&mut *dead);
+        revisions.shrink_to_fit();
     }
 }
 
@@ -82,180 +86,174 @@ impl KeyHistory {
     /// A key's first put, or what is first seen of it when the log is read after a restart (older revisions of it may
     /// have been compacted away, so creation and version come from the record).
     pub fn new(modified: Revision, created: i64, version: i64) -> KeyHistory {
-        KeyHistory::One(KeyAt { modified, created, version })
+        KeyHistory { newest: KeyAt { modified, created, version: version.max(1) }, older: None }
     }
 
     /// First sight of the key is a tombstone (the rest of that life was compacted away).
     pub fn from_tombstone(revision: Revision) -> KeyHistory {
         let generation =
             Generation { created: revision.main, version: 1, revisions: vec![revision] };
-        KeyHistory::Many(Box::new(Generations {
-            finished: vec![generation],
-            current: Generation::default(),
-        }))
+        KeyHistory {
+            newest: tombstone(revision),
+            older: Some(Box::new(Older { finished: vec![generation], current: Vec::new() })),
+        }
+    }
+
+    /// From finished lives and the current one, which has no revisions when the key is deleted now. `None`: that is not a
+    /// history.
+    pub(crate) fn from_lives(
+        finished: Vec<Generation>,
+        mut current: Generation,
+    ) -> Option<KeyHistory> {
+        if current.version < current.revisions.len() as i64 {
+            return None;
+        }
+        let newest = match current.revisions.pop() {
+            Some(modified) => {
+                KeyAt { modified, created: current.created, version: current.version }
+            }
+            None => tombstone(*finished.last()?.revisions.last()?),
+        };
+        let current = current.revisions;
+        let has_past = !finished.is_empty() || !current.is_empty();
+        Some(KeyHistory { newest, older: has_past.then(|| Box::new(Older { finished, current })) })
+    }
+
+    /// The finished lives, oldest first.
+    pub(crate) fn finished(&self) -> &[Generation] {
+        self.older.as_ref().map_or(&[], |older| &older.finished)
+    }
+
+    /// Revisions of the current life, ascending.
+    pub(crate) fn current(&self) -> impl ExactSizeIterator<Item = Revision> + '_ {
+        let older: &[Revision] = self.older.as_ref().map_or(&[], |older| &older.current);
+        let count = older.len() + usize::from(self.is_live());
+        (0..count).map(|i| older.get(i).copied().unwrap_or(self.newest.modified))
+    }
+
+    /// A compaction may find something to forget.
+    pub(crate) fn has_past(&self) -> bool {
+        self.older.is_some()
     }
 
     pub fn is_live(&self) -> bool {
-        match self {
-            KeyHistory::One(_) => true,
-            KeyHistory::Many(many) => !many.current.revisions.is_empty(),
-        }
+        self.newest.version > 0
     }
 
     /// Newest revision, tombstones included.
     pub fn last(&self) -> Revision {
-        match self {
-            KeyHistory::One(at) => at.modified,
-            KeyHistory::Many(many) => match many.current.revisions.last() {
-                Some(revision) => *revision,
-                None => many.finished.last().expect("a kept key has a revision").tombstone(),
-            },
-        }
+        self.newest.modified
     }
 
     /// The live version now.
     pub fn live(&self) -> Option<KeyAt> {
-        match self {
-            KeyHistory::One(at) => Some(*at),
-            KeyHistory::Many(many) => {
-                let current = &many.current;
-                let modified = *current.revisions.last()?;
-                Some(KeyAt { modified, created: current.created, version: current.version })
-            }
-        }
+        self.is_live().then_some(self.newest)
     }
 
     /// The live version as of main revision `main`.
     pub fn at(&self, main: i64) -> Option<KeyAt> {
-        match self {
-            KeyHistory::One(at) => (at.modified.main <= main).then_some(*at),
-            KeyHistory::Many(many) => {
-                if let Some(first) = many.current.revisions.first()
-                    && first.main <= main
-                {
-                    return many.current.at(main);
-                }
-                for generation in many.finished.iter().rev() {
-                    if generation.tombstone().main <= main {
-                        return None;
-                    }
-                    if generation.revisions[0].main <= main {
-                        return generation.at(main);
-                    }
-                }
-                None
-            }
+        if self.newest.modified.main <= main {
+            return self.live();
         }
+        let older = self.older.as_ref()?;
+        if older.current.first().is_some_and(|first| first.main <= main) {
+            return self.current_at(main);
+        }
+        // (The first that ends behind `main`.)
+        let next = older.finished.partition_point(|g| g.tombstone().main <= main);
+        older.finished.get(next)?.at(main)
+    }
+
+    /// As of `main`, of the current life.
+    fn current_at(&self, main: i64) -> Option<KeyAt> {
+        if self.newest.modified.main <= main {
+            return self.live();
+        }
+        let current = &self.older.as_ref()?.current;
+        let after = current.partition_point(|r| r.main <= main);
+        let modified = *current[..after].last()?;
+        let newer = (current.len() - after) as i64 + 1;
+        let KeyAt { created, version, .. } = self.newest;
+        Some(KeyAt { modified, created, version: version - newer })
     }
 
     pub fn put(&mut self, revision: Revision) -> KeyAt {
         assert!(revision > self.last(), "put {revision} after {}", self.last());
-        let many = self.make_many();
-        let current = &mut many.current;
-        if current.revisions.is_empty() {
-            current.created = revision.main;
-            current.version = 0;
+        if self.is_live() {
+            let older = self.older.get_or_insert_default();
+            older.current.push(self.newest.modified);
+        } else {
+            self.newest.created = revision.main;
         }
-        current.version += 1;
-        current.revisions.push(revision);
-        KeyAt { modified: revision, created: current.created, version: current.version }
+        self.newest.modified = revision;
+        self.newest.version += 1;
+        self.newest
     }
 
     /// The key must be live.
     pub fn delete(&mut self, revision: Revision) {
         assert!(self.is_live() && revision > self.last(), "delete {revision} of {self:?}");
-        let many = self.make_many();
-        let mut finished = std::mem::take(&mut many.current);
-        finished.version += 1;
-        finished.revisions.push(revision);
-        many.finished.push(finished);
+        let KeyAt { modified, created, version } = self.newest;
+        let older = self.older.get_or_insert_default();
+        let mut revisions = std::mem::take(&mut older.current);
+        revisions.extend([modified, revision]);
+        older.finished.push(Generation { created, version: version + 1, revisions });
+        self.newest = tombstone(revision);
     }
 
     /// Forgets what no reader at `main` or above can see; each forgotten revision goes to `dead`. True when nothing
     /// is left of the key.
     pub fn compact(&mut self, main: i64, dead: &mut dyn FnMut(Revision)) -> bool {
-        let KeyHistory::Many(many) = self else {
+        let Some(older) = &mut self.older else {
             return false;
         };
-        let gone = many.finished.iter().take_while(|g| g.tombstone().main < main).count();
-        for generation in many.finished.drain(..gone) {
+        let gone = older.finished.partition_point(|g| g.tombstone().main < main);
+        for generation in older.finished.drain(..gone) {
             generation.revisions.into_iter().for_each(&mut *dead);
         }
         // (Usually one; the next ones have something at `main` only if one transaction deleted the key and put it again.)
-        for generation in many.finished.iter_mut().chain([&mut many.current]) {
-            if generation.revisions.first().is_none_or(|first| first.main > main) {
+        for generation in &mut older.finished {
+            let after = generation.revisions.partition_point(|r| r.main <= main);
+            if after == 0 {
                 break;
             }
-            generation.drop_superseded(main, dead);
+            drop_first(&mut generation.revisions, after - 1, dead);
         }
-        if !many.finished.is_empty() {
+        let after = older.current.partition_point(|r| r.main <= main);
+        let is_newest_seen = self.newest.modified.main <= main;
+        drop_first(&mut older.current, after.saturating_sub(usize::from(!is_newest_seen)), dead);
+        if !older.finished.is_empty() || !older.current.is_empty() {
             return false;
         }
-        let current = &many.current;
-        match current.revisions.as_slice() {
-            [] => true,
-            [modified] => {
-                *self = KeyHistory::One(KeyAt {
-                    modified: *modified,
-                    created: current.created,
-                    version: current.version,
-                });
-                false
-            }
-            _ => false,
-        }
+        self.older = None;
+        !self.is_live()
     }
 
     /// The revision that a compaction at `main` would keep at or below `main`. `Tombstones::Left` is how HashKV
     /// counts: without a tombstone that ends a finished generation.
     pub fn kept(&self, main: i64, tombstones: Tombstones) -> Option<Revision> {
-        match self {
-            KeyHistory::One(at) => (at.modified.main <= main).then_some(at.modified),
-            KeyHistory::Many(many) => {
-                match many.finished.iter().find(|g| g.tombstone().main >= main) {
-                    Some(generation) => {
-                        let kept = generation.at(main)?.modified;
-                        let is_end = kept == generation.tombstone();
-                        (!is_end || tombstones == Tombstones::Kept).then_some(kept)
-                    }
-                    None => Some(many.current.at(main)?.modified),
-                }
+        match self.finished().iter().find(|g| g.tombstone().main >= main) {
+            Some(generation) => {
+                let kept = generation.at(main)?.modified;
+                let is_end = kept == generation.tombstone();
+                (!is_end || tombstones == Tombstones::Kept).then_some(kept)
             }
+            None => Some(self.current_at(main)?.modified),
         }
     }
 
     /// Every kept revision with whether it is a tombstone, ascending.
     pub fn revisions(&self) -> impl Iterator<Item = (Revision, bool)> + '_ {
-        let (one, many) = match self {
-            KeyHistory::One(at) => (Some((at.modified, false)), None),
-            KeyHistory::Many(many) => (None, Some(many)),
-        };
-        let many = many.into_iter().flat_map(|many| {
-            let finished = many.finished.iter().flat_map(|g| {
-                let last = g.tombstone();
-                g.revisions.iter().map(move |r| (*r, *r == last))
-            });
-            finished.chain(many.current.revisions.iter().map(|r| (*r, false)))
+        let finished = self.finished().iter().flat_map(|g| {
+            let last = g.tombstone();
+            g.revisions.iter().map(move |r| (*r, *r == last))
         });
-        one.into_iter().chain(many)
+        finished.chain(self.current().map(|r| (r, false)))
     }
+}
 
-    fn make_many(&mut self) -> &mut Generations {
-        if let KeyHistory::One(at) = *self {
-            *self = KeyHistory::Many(Box::new(Generations {
-                finished: Vec::new(),
-                current: Generation {
-                    created: at.created,
-                    version: at.version,
-                    revisions: vec![at.modified],
-                },
-            }));
-        }
-        match self {
-            KeyHistory::Many(many) => many,
-            KeyHistory::One(_) => unreachable!("made many above"),
-        }
-    }
+fn tombstone(revision: Revision) -> KeyAt {
+    KeyAt { modified: revision, created: 0, version: 0 }
 }
 
 #[cfg(test)]

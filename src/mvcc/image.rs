@@ -13,7 +13,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::history::{Generation, Generations, KeyAt, KeyHistory};
+use crate::history::{Generation, KeyHistory};
 use crate::{KeyIndex, KeyRange, Revision};
 
 /// Encodes an index a bounded piece at a time. Holds a view of it: changes meanwhile are not in the image.
@@ -83,28 +83,39 @@ impl KeyIndex {
 }
 
 fn encode(history: &KeyHistory, out: &mut Vec<u8>) {
-    match history {
-        KeyHistory::One(at) => {
-            put(out, 0);
-            put(out, at.modified.main.cast_unsigned());
-            put(out, at.modified.sub.cast_unsigned());
-            put(out, (at.modified.main - at.created).cast_unsigned());
-            put(out, at.version.cast_unsigned());
-        }
-        KeyHistory::Many(many) => {
-            put(out, many.finished.len() as u64 + 1);
-            for generation in many.finished.iter().chain([&many.current]) {
-                put(out, generation.created.cast_unsigned());
-                put(out, generation.version.cast_unsigned());
-                put(out, generation.revisions.len() as u64);
-                let mut before = generation.created;
-                for revision in &generation.revisions {
-                    put(out, (revision.main - before).cast_unsigned());
-                    put(out, revision.sub.cast_unsigned());
-                    before = revision.main;
-                }
-            }
-        }
+    let now = history.live();
+    if let Some(at) = now
+        && !history.has_past()
+    {
+        put(out, 0);
+        put(out, at.modified.main.cast_unsigned());
+        put(out, at.modified.sub.cast_unsigned());
+        put(out, (at.modified.main - at.created).cast_unsigned());
+        put(out, at.version.cast_unsigned());
+        return;
+    }
+    put(out, history.finished().len() as u64 + 1);
+    for life in history.finished() {
+        encode_life(life.created, life.version, life.revisions.iter().copied(), out);
+    }
+    let (created, version) = now.map_or((0, 0), |at| (at.created, at.version));
+    encode_life(created, version, history.current(), out);
+}
+
+fn encode_life(
+    created: i64,
+    version: i64,
+    revisions: impl ExactSizeIterator<Item = Revision>,
+    out: &mut Vec<u8>,
+) {
+    put(out, created.cast_unsigned());
+    put(out, version.cast_unsigned());
+    put(out, revisions.len() as u64);
+    let mut before = created;
+    for revision in revisions {
+        put(out, (revision.main - before).cast_unsigned());
+        put(out, revision.sub.cast_unsigned());
+        before = revision.main;
     }
 }
 
@@ -113,36 +124,37 @@ fn decode(from: &mut &[u8]) -> Option<KeyHistory> {
     if lives == 0 {
         let modified = Revision::new(number(from)?, number(from)?);
         let created = modified.main.checked_sub(number(from)?)?;
-        return Some(KeyHistory::One(KeyAt { modified, created, version: number(from)? }));
+        return Some(KeyHistory::new(modified, created, number(from)?));
     }
-    let mut many = Generations::default();
-    for life in 1..=lives {
-        let (created, version) = (number(from)?, number(from)?);
-        let mut generation = Generation { created, version, revisions: Vec::new() };
-        let (count, mut main) = (take(from)?, created);
-        // (Each takes two bytes: a count beyond that is damage, and must not be allocated.)
-        if count > from.len() as u64 / 2 {
+    let mut finished = Vec::new();
+    for _ in 1..lives {
+        let life = decode_life(from)?;
+        if life.revisions.is_empty() {
             return None;
         }
-        generation.revisions.reserve_exact(count as usize);
-        for _ in 0..count {
-            main = main.checked_add(number(from)?)?;
-            let revision = Revision::new(main, number(from)?);
-            if generation.revisions.last().is_some_and(|last| *last >= revision) {
-                return None;
-            }
-            generation.revisions.push(revision);
-        }
-        if life == lives {
-            many.current = generation;
-        } else if generation.revisions.is_empty() {
-            return None;
-        } else {
-            many.finished.push(generation);
-        }
+        finished.push(life);
     }
-    let is_kept = !many.finished.is_empty() || !many.current.revisions.is_empty();
-    is_kept.then(|| KeyHistory::Many(Box::new(many)))
+    KeyHistory::from_lives(finished, decode_life(from)?)
+}
+
+fn decode_life(from: &mut &[u8]) -> Option<Generation> {
+    let (created, version) = (number(from)?, number(from)?);
+    let mut life = Generation { created, version, revisions: Vec::new() };
+    let (count, mut main) = (take(from)?, created);
+    // (Each takes two bytes: a count beyond that is damage, and must not be allocated.)
+    if count > from.len() as u64 / 2 {
+        return None;
+    }
+    life.revisions.reserve_exact(count as usize);
+    for _ in 0..count {
+        main = main.checked_add(number(from)?)?;
+        let revision = Revision::new(main, number(from)?);
+        if life.revisions.last().is_some_and(|last| *last >= revision) {
+            return None;
+        }
+        life.revisions.push(revision);
+    }
+    Some(life)
 }
 
 fn put(out: &mut Vec<u8>, mut value: u64) {

@@ -208,8 +208,7 @@ impl KeyIndex {
             let block_len = self.block(place).len();
             let mut slot = found.slot;
             // Most blocks have nothing to forget: they must not be copied or even marked as changed.
-            let busy =
-                (slot..block_len).any(|i| matches!(self.block(place).slot(i), KeyHistory::Many(_)));
+            let busy = (slot..block_len).any(|i| self.block(place).slot(i).has_past());
             if busy {
                 let before = self.block(place).live_count();
                 let block = self.block_mut(place);
