@@ -138,6 +138,7 @@ pub(crate) struct View<'a, F> {
     pub(crate) index: &'a KeyIndex,
     pub(crate) current: i64,
     pub(crate) compacted: i64,
+    /// Appends the encoded `KeyValue`s of kept revisions.
     pub(crate) fetch: F,
 }
 
@@ -149,7 +150,7 @@ struct Found {
 
 impl<F, E> View<'_, F>
 where
-    F: Fn(Revision) -> Result<Bytes, E>,
+    F: Fn(&[Revision], &mut Vec<Bytes>) -> Result<(), E>,
 {
     pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangeResult, Error<E>> {
         let main = self.read_revision(request.revision)?;
@@ -188,9 +189,7 @@ where
             result.more = true;
         }
         result.kvs.reserve_exact(found.len());
-        for item in &found {
-            result.kvs.push(self.encoded(request, item)?);
-        }
+        self.encode(request, &found, &mut result.kvs)?;
         Ok(result)
     }
 
@@ -221,7 +220,7 @@ where
             && request.create_revision.allows(at.created)
         {
             let found = Found { at, key: key.clone() };
-            result.kvs.push(self.encoded(request, &found)?);
+            self.encode(request, &[found], &mut result.kvs)?;
         }
         Ok(result)
     }
@@ -275,10 +274,11 @@ where
         request: &RangeRequest,
         found: &mut Vec<Found>,
     ) -> Result<(), Error<E>> {
+        let mut records = Vec::with_capacity(found.len());
+        self.fetch(found, &mut records)?;
         let mut valued = Vec::with_capacity(found.len());
-        for item in found.drain(..) {
-            let bytes = (self.fetch)(item.at.modified).map_err(Error::Values)?;
-            let value = KeyValue::decode(&bytes).map_err(Error::Damaged)?.value;
+        for (item, record) in found.drain(..).zip(&records) {
+            let value = KeyValue::decode(record).map_err(Error::Damaged)?.value;
             valued.push((value, item));
         }
         match request.sort_order {
@@ -289,22 +289,46 @@ where
         Ok(())
     }
 
-    fn encoded(&self, request: &RangeRequest, item: &Found) -> Result<Bytes, Error<E>> {
-        if !request.keys_only {
-            return (self.fetch)(item.at.modified).map_err(Error::Values);
-        }
-        let mut kv = KeyValue {
-            key: item.key.clone(),
-            create_revision: item.at.created,
-            mod_revision: item.at.modified.main,
-            version: item.at.version,
-            ..KeyValue::default()
+    fn fetch(&self, found: &[Found], out: &mut Vec<Bytes>) -> Result<(), Error<E>> {
+        let result = match found {
+            [one] => (self.fetch)(&[one.at.modified], out),
+            _ => {
+                let revisions: Vec<Revision> = found.iter().map(|item| item.at.modified).collect();
+                (self.fetch)(&revisions, out)
+            }
         };
-        // The one keys-only read that etcd does not serve from its index alone.
-        if request.sort_target == SortTarget::Value {
-            let bytes = (self.fetch)(item.at.modified).map_err(Error::Values)?;
-            kv.lease = KeyValue::decode(&bytes).map_err(Error::Damaged)?.lease;
+        result.map_err(Error::Values)
+    }
+
+    fn encode(
+        &self,
+        request: &RangeRequest,
+        found: &[Found],
+        out: &mut Vec<Bytes>,
+    ) -> Result<(), Error<E>> {
+        if !request.keys_only {
+            return self.fetch(found, out);
         }
-        Ok(kv.encode())
+        // The one keys-only read that etcd does not serve from its index alone.
+        let mut records = Vec::new();
+        if request.sort_target == SortTarget::Value {
+            self.fetch(found, &mut records)?;
+        }
+        for (i, item) in found.iter().enumerate() {
+            let lease = match records.get(i) {
+                Some(record) => KeyValue::decode(record).map_err(Error::Damaged)?.lease,
+                None => 0,
+            };
+            let kv = KeyValue {
+                key: item.key.clone(),
+                create_revision: item.at.created,
+                mod_revision: item.at.modified.main,
+                version: item.at.version,
+                lease,
+                ..KeyValue::default()
+            };
+            out.push(kv.encode());
+        }
+        Ok(())
     }
 }

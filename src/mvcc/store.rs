@@ -17,6 +17,15 @@ pub trait Values {
     /// The encoded `KeyValue` of a kept revision.
     fn read(&self, revision: Revision) -> Result<Bytes, Self::Error>;
 
+    /// Appends the encoded `KeyValue`s of kept revisions, in the order of `revisions`. Where reading one means waiting, for
+    /// memory even, all of them can be waited for at once.
+    fn read_all(&self, revisions: &[Revision], out: &mut Vec<Bytes>) -> Result<(), Self::Error> {
+        for revision in revisions {
+            out.push(self.read(*revision)?);
+        }
+        Ok(())
+    }
+
     /// Visits the kept revisions from `from` on with `main <= to_main`, in order, until told to stop. The flag says
     /// whether the record is a tombstone.
     fn scan(
@@ -124,7 +133,8 @@ impl Store {
         values: &V,
         request: &RangeRequest,
     ) -> Result<RangeResult, Error<V::Error>> {
-        self.view(|revision| values.read(revision)).range(request)
+        self.view(|revisions: &[Revision], out: &mut Vec<Bytes>| values.read_all(revisions, out))
+            .range(request)
     }
 
     /// The encoded `KeyValue` of `key` at main revision `main`, if it existed and that is still known.
@@ -296,7 +306,15 @@ impl WriteTxn<'_> {
         if request.revision == main {
             return Err(Error::Future);
         }
-        let fetch = |revision: Revision| self.fetch(values, revision);
+        let fetch = |revisions: &[Revision], out: &mut Vec<Bytes>| {
+            if self.changes.is_empty() {
+                return values.read_all(revisions, out);
+            }
+            for revision in revisions {
+                out.push(self.fetch(values, *revision)?);
+            }
+            Ok(())
+        };
         let view = View {
             index: &self.store.index,
             current: self.revision(),

@@ -97,6 +97,21 @@ impl<R: Reader> Values for Backend<R> {
         }
     }
 
+    fn read_all(&self, revisions: &[Revision], out: &mut Vec<Bytes>) -> Result<(), BackendError> {
+        if self.revisions.is_empty() {
+            let pairs = revisions.iter().map(|revision| (revision.main, revision.sub));
+            let missing = self.log.read_all(pairs, out).map_err(BackendError::Log)?;
+            return match missing {
+                Some((main, sub)) => Err(BackendError::Missing(Revision::new(main, sub))),
+                None => Ok(()),
+            };
+        }
+        for revision in revisions {
+            out.push(self.read(*revision)?);
+        }
+        Ok(())
+    }
+
     fn scan(
         &self,
         from: Revision,

@@ -159,13 +159,7 @@ impl Segment {
     /// widened by doubling. Near the guess everything is in the processor's cache, which a plain bisection of a
     /// large segment never is.
     fn search(&self, revision: (i64, i64)) -> Option<usize> {
-        let last = self.slots.len().checked_sub(1)?;
-        let (low, high) = (self.slots[0].revision().0, self.slots[last].revision().0);
-        if revision.0 < low || revision.0 > high {
-            return None;
-        }
-        let share = (revision.0 - low) as f64 / (high - low).max(1) as f64;
-        let guess = ((share * last as f64) as usize).min(last);
+        let (guess, last) = self.guess(revision)?;
         let (mut from, mut to, mut step) = (guess, guess, 4);
         while from > 0 && self.slots[from].revision() > revision {
             from = from.saturating_sub(step);
@@ -178,6 +172,22 @@ impl Segment {
         }
         let found = self.slots[from..=to].binary_search_by_key(&revision, Slot::revision).ok()?;
         Some(from + found)
+    }
+
+    /// Where a revision stands if all are evenly spaced, and the last place.
+    fn guess(&self, revision: (i64, i64)) -> Option<(usize, usize)> {
+        let last = self.slots.len().checked_sub(1)?;
+        let (low, high) = (self.slots[0].revision().0, self.slots[last].revision().0);
+        if revision.0 < low || revision.0 > high {
+            return None;
+        }
+        let share = (revision.0 - low) as f64 / (high - low).max(1) as f64;
+        Some((((share * last as f64) as usize).min(last), last))
+    }
+
+    /// Brings what [`Segment::find`] looks at first into the processor's cache. The number means nothing.
+    pub(super) fn touch(&self, revision: (i64, i64)) -> u32 {
+        self.guess(revision).map_or(0, |(guess, _)| self.slots[guess].offset)
     }
 
     pub(super) fn mark_dead(&mut self, revision: (i64, i64)) -> bool {
