@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
 use norn_node::{Code, Error, Method};
 
@@ -140,6 +140,9 @@ const ROUTES: &[Entry] = &[
     ("grpc.health.v1.Health", "Watch", "server_stream", Route::HealthWatch),
 ];
 
+const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
 pub fn is_grpc<B>(request: &Request<B>) -> bool {
     let content_type = request.headers().get(CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
@@ -153,7 +156,7 @@ pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendRespon
         Err(status) => return refuse(respond, &status),
     };
     core.grpc_metrics.borrow_mut().started(at);
-    let needs_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
+    let needs_leader = head.headers.get(&HAS_LEADER).is_some_and(|value| value == "true");
     let answer = Answer { respond, route: at };
     if needs_leader && !core.with_node(|node| node.has_leader()) {
         return answer.finish(core, Err(Error::NoLeader.into()));
@@ -375,7 +378,7 @@ pub fn route_labels() -> impl ExactSizeIterator<Item = (&'static str, &'static s
 
 /// gRPC's `grpc-timeout`: up to eight digits and a unit.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(&GRPC_TIMEOUT)?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u64 = number.parse().ok()?;
     Some(match unit {

@@ -225,6 +225,11 @@ impl Workload {
                 live.get(&revision).map(|(tombstone, value)| (value.clone(), *tombstone));
             assert_eq!(found, expected, "{revision:?}");
         }
+        let some = live.iter().filter(|_| self.dice.below(3) > 0);
+        let (revisions, values): (Vec<_>, Vec<_>) = some.map(|(r, (_, v))| (*r, v.clone())).unzip();
+        let mut found = Vec::new();
+        assert_eq!(self.log.read_all(revisions, &mut found).unwrap(), None);
+        assert_eq!(found, values);
         let from = self.dice.below(self.twin.main as u64 + 2) as i64;
         let to = from + self.dice.below(5) as i64;
         let range: Revisions =
