@@ -8,6 +8,7 @@ use norn_node::AutoCompaction;
 
 use crate::flags::{Values, feature_gates, parse_duration_ns};
 use crate::log::Level;
+use crate::url::{self, host};
 
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -308,7 +309,7 @@ fn parse_cluster(text: &str) -> Result<BTreeMap<String, Vec<String>>, String> {
         let Some((name, url)) = pair.split_once('=') else {
             return Err(format!("invalid initial-cluster entry \"{pair}\""));
         };
-        crate::flags::check_url(url)?;
+        url::check(url)?;
         if cluster.values().flatten().any(|other| other == url) {
             return Err(format!("initial cluster {text} has duplicate url"));
         }
@@ -320,27 +321,12 @@ fn parse_cluster(text: &str) -> Result<BTreeMap<String, Vec<String>>, String> {
     Ok(cluster)
 }
 
-/// Host without port and brackets; of a unix URL the path.
-pub fn host(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    if url.starts_with("unix") {
-        return rest;
-    }
-    let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host);
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
-
-/// `host:port`.
-pub fn address(url: &str) -> &str {
-    url.split_once("://").map_or(url, |(_, rest)| rest)
-}
-
 fn check_bindable(url: &str) -> Result<(), String> {
     if url.starts_with("unix") {
         return Ok(());
     }
     let host = host(url);
-    if host == "localhost" || host.is_empty() || host.parse::<IpAddr>().is_ok() {
+    if host == "localhost" || host.parse::<IpAddr>().is_ok() {
         return Ok(());
     }
     Err(format!("expected IP in URL for binding ({url})"))

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::url;
+
 /// What a flag's value must look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -300,7 +302,7 @@ impl Values {
     }
 
     pub fn urls(&self, name: &str) -> Vec<String> {
-        split_urls(self.text(name))
+        split_urls(self.text(name)).iter().map(|url| url::normal(url)).collect()
     }
 }
 
@@ -418,7 +420,7 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
         Kind::Enum(allowed) if allowed.contains(&value) => Ok(()),
         Kind::Enum(_) => Err(format!("invalid value \"{value}\"")),
         Kind::Urls if value.is_empty() => Ok(()),
-        Kind::Urls => split_urls(value).iter().try_for_each(|url| check_url(url)),
+        Kind::Urls => split_urls(value).iter().try_for_each(|url| url::check(url)),
     }
 }
 
@@ -428,29 +430,6 @@ fn split_urls(text: &str) -> Vec<String> {
     let mut urls: Vec<String> = parts.map(str::to_owned).collect();
     urls.sort();
     urls
-}
-
-/// etcd's rules for a listed URL.
-pub fn check_url(url: &str) -> Result<(), String> {
-    let scheme_error = || format!("URL scheme must be http, https, unix, or unixs: {url}");
-    let (scheme, rest) = url.split_once("://").ok_or_else(scheme_error)?;
-    match scheme {
-        "unix" | "unixs" => return Ok(()),
-        "http" | "https" => {}
-        _ => return Err(scheme_error()),
-    }
-    let (address, path) = match rest.split_once('/') {
-        Some((address, path)) => (address, Some(path)),
-        None => (rest, None),
-    };
-    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    if !has_port {
-        return Err(format!("URL address does not have the form \"host:port\": {url}"));
-    }
-    if path.is_some() {
-        return Err(format!("URL must not contain a path: {url}"));
-    }
-    Ok(())
 }
 
 fn parse_bool(text: &str) -> Option<bool> {

@@ -24,6 +24,7 @@ pub mod peer_http;
 pub mod serve;
 pub mod streams;
 pub mod transport;
+pub mod url;
 
 /// This machine's architecture in Go's words: scripts compare them.
 pub fn go_arch() -> &'static str {

@@ -15,9 +15,10 @@ use tokio::sync::watch;
 
 use crate::authority::Authorities;
 use crate::collected::Collected;
-use crate::config::{ServerConfig, address};
+use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::http2;
+use crate::url::address;
 
 /// What a client of HTTP/2 says first, as far as no other request begins like it.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -34,11 +35,12 @@ pub async fn bind(url: &str) -> Result<TcpListener, String> {
     if !url.starts_with("http://") {
         return Err(format!("{url}: only http listeners are supported by this version of norn"));
     }
-    let target = match address(url) {
-        port if port.starts_with(':') => format!("0.0.0.0{port}"),
-        other => other.to_owned(),
-    };
-    TcpListener::bind(&target).await.map_err(|error| match error.kind() {
+    let target = address(url);
+    let port = target.rsplit_once(':').map_or("", |(_, port)| port);
+    if port.parse::<u16>().is_err() {
+        return Err(format!("listen tcp: address {port}: invalid port"));
+    }
+    TcpListener::bind(target).await.map_err(|error| match error.kind() {
         // (In Go's words: scripts look for them.)
         std::io::ErrorKind::AddrInUse => {
             format!("listen tcp {target}: bind: address already in use")
