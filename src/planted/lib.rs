@@ -49,6 +49,16 @@ macro_rules! catalogue {
 catalogue! {
     /// A sync of the WAL is taken for done when it was only submitted.
     SyncIgnored,
+
+    // What the fuzz targets are examined with, one each.
+    /// The WAL reader takes a record whose checksum does not hold.
+    WalChecksumUnread,
+    /// A torn tail of the WAL is reported and left in the file.
+    WalTailUnrepaired,
+    /// A write that was acknowledged counts for whatever entry has that index now.
+    LogStableWithoutTerm,
+    /// A follower cuts its log at every append, also where the entries are the same.
+    OldAppendTruncates,
 }
 
 /// Of the bug that is on: its place in the catalogue, counted from one.
