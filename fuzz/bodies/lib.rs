@@ -4,14 +4,26 @@
 //! crate run them on stable, over the corpus and over random inputs. Structured bodies read their operations from the
 //! bytes with [`choices::Choices`], so that a corpus is plain files and no input is wasted.
 
+pub mod bbolt;
 pub mod canary;
 pub mod choices;
+pub mod flags;
+pub mod grpc_convert;
 pub mod memory;
+pub mod mvcc_ops;
+pub mod node_ops;
+pub mod peer_stream;
 pub mod raft_cluster;
 pub mod raft_log;
+pub mod revision_log;
+pub mod snapshot_file;
+mod support;
 pub mod wal_frame;
 pub mod wal_replay;
 mod wal_twin;
+#[path = "../../src/node/tests/it/world.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod world;
 
 use norn_planted::Bug;
 
@@ -57,6 +69,62 @@ pub const TARGETS: &[Target] = &[
         bug: Some(Bug::OldAppendTruncates),
         bytes_max: 1200,
         cases: 300,
+    },
+    Target {
+        name: "revision_log",
+        body: revision_log::body,
+        bug: Some(Bug::RevlogChainUnread),
+        bytes_max: 700,
+        cases: 500,
+    },
+    Target {
+        name: "bbolt",
+        body: bbolt::body,
+        bug: Some(Bug::BoltElementUnchecked),
+        bytes_max: 500,
+        cases: 500,
+    },
+    Target {
+        name: "snapshot_file",
+        body: snapshot_file::body,
+        bug: Some(Bug::SnapChecksumUnread),
+        bytes_max: 300,
+        cases: 2000,
+    },
+    Target {
+        name: "mvcc_ops",
+        body: mvcc_ops::body,
+        bug: Some(Bug::TombstoneDropped),
+        bytes_max: 400,
+        cases: 300,
+    },
+    Target {
+        name: "node_ops",
+        body: node_ops::body,
+        bug: Some(Bug::ProposalNeverExpires),
+        bytes_max: 300,
+        cases: 30,
+    },
+    Target {
+        name: "peer_stream",
+        body: peer_stream::body,
+        bug: Some(Bug::AppendPositionKept),
+        bytes_max: 300,
+        cases: 2000,
+    },
+    Target {
+        name: "grpc_convert",
+        body: grpc_convert::body,
+        bug: Some(Bug::AuthRevisionLost),
+        bytes_max: 200,
+        cases: 100,
+    },
+    Target {
+        name: "flags",
+        body: flags::body,
+        bug: Some(Bug::DurationWithoutUnit),
+        bytes_max: 80,
+        cases: 2000,
     },
 ];
 

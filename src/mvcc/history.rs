@@ -13,6 +13,8 @@
 //!   compact 12                                            nothing left: the key leaves the index
 //! ```
 
+use norn_planted::planted;
+
 use crate::Revision;
 
 /// What the index knows of a key at some revision: enough for `keys_only`, counts, filters and sorts by anything but
@@ -177,7 +179,8 @@ impl KeyHistory {
         let KeyHistory::Many(many) = self else {
             return false;
         };
-        let gone = many.finished.iter().take_while(|g| g.tombstone().main < main).count();
+        let ends = main + i64::from(planted!(TombstoneDropped));
+        let gone = many.finished.iter().take_while(|g| g.tombstone().main < ends).count();
         for generation in many.finished.drain(..gone) {
             generation.revisions.into_iter().for_each(&mut *dead);
         }

@@ -59,6 +59,22 @@ catalogue! {
     LogStableWithoutTerm,
     /// A follower cuts its log at every append, also where the entries are the same.
     OldAppendTruncates,
+    /// The revision log takes a batch that does not continue the chain.
+    RevlogChainUnread,
+    /// Elements of a bbolt page are not checked to end within it.
+    BoltElementUnchecked,
+    /// A snapshot file is taken whatever its checksum says.
+    SnapChecksumUnread,
+    /// Compaction at the revision of a deletion drops the tombstone.
+    TombstoneDropped,
+    /// A proposal that was lost is never answered.
+    ProposalNeverExpires,
+    /// A stream decoder forgets where the last append ended.
+    AppendPositionKept,
+    /// A request loses the authentication revision of its header on the way into the log.
+    AuthRevisionLost,
+    /// A duration without a unit means seconds.
+    DurationWithoutUnit,
 }
 
 /// Of the bug that is on: its place in the catalogue, counted from one.

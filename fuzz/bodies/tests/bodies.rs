@@ -64,6 +64,14 @@ targets! {
     wal_replay
     raft_log
     raft_cluster
+    revision_log
+    bbolt
+    snapshot_file
+    mvcc_ops
+    node_ops
+    peer_stream
+    grpc_convert
+    flags
 }
 
 #[test]
