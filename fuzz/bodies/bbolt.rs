@@ -17,7 +17,7 @@ const PAGE_BYTES: usize = 1024;
 /// The first byte says whether the rest is a file or what to write, and where to damage it.
 pub fn body(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
-    if choices.byte() % 4 == 0 {
+    if choices.one_in(4) {
         let _ = read(&Bytes::copy_from_slice(choices.rest()));
         return;
     }

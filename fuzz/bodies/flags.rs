@@ -132,10 +132,10 @@ fn go_duration(text: &str) -> Option<i64> {
             let mut full = false;
             for digit in after[..behind].bytes() {
                 // Digits beyond what a number holds are dropped.
-                let next = fraction * 10 + u64::from(digit - b'0');
-                full |= fraction > (most - 1) / 10 || next > most;
+                let next = u128::from(fraction) * 10 + u128::from(digit - b'0');
+                full |= next > u128::from(most);
                 if !full {
-                    fraction = next;
+                    fraction = next as u64;
                     scale *= 10.0;
                 }
             }

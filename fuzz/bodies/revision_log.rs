@@ -56,8 +56,11 @@ fn any_files(choices: &mut Choices<'_>) {
     judge(&disk, len, &mut |_, _, _, _| {});
 }
 
+/// Is given every revision that is read: main, sub, whether it is a tombstone, and the record.
+type Seen<'a> = &'a mut dyn FnMut(i64, i64, bool, &[u8]);
+
 /// What opens is read through; what is refused names a file that is there. Both are the same the second time.
-fn judge(disk: &MemDisk, len: usize, seen: &mut dyn FnMut(i64, i64, bool, &[u8])) {
+fn judge(disk: &MemDisk, len: usize, seen: Seen<'_>) {
     let mut first = disk.snapshot_image();
     let reader = first.clone();
     let opened =

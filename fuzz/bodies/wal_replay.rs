@@ -193,7 +193,10 @@ fn opened(
     let term = replay.entries.last().map_or(start.term, |entry| entry.term);
     let entry = wal_twin::entry(term, index, b"after");
     let mut ops = Vec::new();
-    wal.append(&Save { entries: &[entry.clone()], sync: true, ..Save::default() }, &mut ops);
+    wal.append(
+        &Save { entries: std::slice::from_ref(&entry), sync: true, ..Save::default() },
+        &mut ops,
+    );
     wal_twin::run(&mut disk, &ops);
     let again = Wal::read_only(&disk, &wal_twin::dir(), start).expect("what was opened");
     let mut entries = whole.entries;
