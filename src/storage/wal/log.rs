@@ -178,8 +178,8 @@ impl Wal {
         }
         let clean =
             tail.torn.is_none() && tail.file_bytes >= self.opts.segment_bytes && tail.saw_metadata;
-        let clean = clean || planted!(WalTailUnrepaired);
-        if !clean || !scan::is_zero(disk, &file, self.offset, tail.file_bytes)? {
+        let is_settled = clean && scan::is_zero(disk, &file, self.offset, tail.file_bytes)?;
+        if !is_settled && !planted!(WalTailUnrepaired) {
             ops.push(DiskOp::SetLen { file: file.clone(), len: self.offset });
             zero(&file, self.offset, self.opts.segment_bytes, &mut ops);
         }

@@ -1,18 +1,15 @@
 //! The revision log against a twin in memory, through crashes of every kind.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use norn_storage::revlog::{
-    AppendId, Batch, CollectProgress, Recovered, RevLogError, RevLogOptions, RevisionLog,
-    RevisionRecord, Table, TableRecord,
+    Batch, CollectProgress, Recovered, RevLogError, RevisionLog, RevisionRecord,
 };
-use norn_storage::{BatchId, Disk, DiskBatch, DiskOp, DiskQueue, DiskRead, FileName, MemDisk};
+use norn_storage::{BatchId, Disk, DiskBatch, DiskOp, DiskQueue, DiskRead, MemDisk};
 use proptest::prelude::*;
 
-use crate::revlog_workload::{
-    OPTS, Revisions, Workload, dir, fresh, open, save_index, scan, tables,
-};
+use crate::revlog_workload::{Workload, dir, fresh, open, save_index, scan, tables};
 use crate::support::{Dice, name, run};
 
 #[test]
