@@ -66,7 +66,7 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "raft_cluster",
         body: raft_cluster::body,
-        bug: Some(Bug::OldAppendTruncates),
+        bug: Some(Bug::VoteTwice),
         bytes_max: 1200,
         cases: 300,
     },

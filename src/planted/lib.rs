@@ -57,8 +57,8 @@ catalogue! {
     WalTailUnrepaired,
     /// A write that was acknowledged counts for whatever entry has that index now.
     LogStableWithoutTerm,
-    /// A follower cuts its log at every append, also where the entries are the same.
-    OldAppendTruncates,
+    /// A node votes for whoever asks, also twice in a term.
+    VoteTwice,
     /// The revision log takes a batch that does not continue the chain.
     RevlogChainUnread,
     /// Elements of a bbolt page are not checked to end within it.

@@ -8,8 +8,6 @@
 //! `applying` is what the application was handed, `applied` what it has acknowledged. `committed` may lie
 //! beyond what is durable *here*: the quorum that holds it may be elsewhere.
 
-use norn_planted::planted;
-
 use crate::sink::{LogSink, note};
 use crate::storage::{self, MemStorage, StorageError};
 use crate::types::{Entry, EntryKind, Index, Snapshot, Term};
@@ -137,7 +135,7 @@ impl Log {
         }
         let last_new = prev.plus(entries.len());
         let last = self.last_index();
-        let news = if prev == last || planted!(OldAppendTruncates) {
+        let news = if prev == last {
             // The common case: nothing to compare.
             0
         } else {
