@@ -13,6 +13,8 @@
 //!   compact 12                                            nothing left: the key leaves the index
 //! ```
 
+use norn_planted::planted;
+
 use crate::Revision;
 
 /// What the index knows of a key at some revision: enough for `keys_only`, counts, filters and sorts by anything but
@@ -207,7 +209,8 @@ impl KeyHistory {
         let Some(older) = &mut self.older else {
             return false;
         };
-        let gone = older.finished.partition_point(|g| g.tombstone().main < main);
+        let ends = main + i64::from(planted!(TombstoneDropped));
+        let gone = older.finished.partition_point(|g| g.tombstone().main < ends);
         for generation in older.finished.drain(..gone) {
             generation.revisions.into_iter().for_each(&mut *dead);
         }

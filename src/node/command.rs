@@ -2,6 +2,7 @@
 //! fields: one header and one request.
 
 use bytes::{Buf, Bytes};
+use norn_planted::planted;
 use norn_proto::{etcdserverpb as pb, membershippb};
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -68,7 +69,7 @@ impl Command {
         let mut w = crate::wire::Writer::default();
         w.uint(1, header.id);
         w.bytes(2, header.username.as_bytes());
-        w.uint(3, header.auth_revision);
+        w.uint(3, if planted!(AuthRevisionLost) { 0 } else { header.auth_revision });
         put_field(HEADER, w.len(), &mut out);
         out.extend_from_slice(&w.finish());
         if field > HEADER {

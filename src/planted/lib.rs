@@ -49,6 +49,32 @@ macro_rules! catalogue {
 catalogue! {
     /// A sync of the WAL is taken for done when it was only submitted.
     SyncIgnored,
+
+    // What the fuzz targets are examined with, one each.
+    /// The WAL reader takes a record whose checksum does not hold.
+    WalChecksumUnread,
+    /// A torn tail of the WAL is reported and left in the file.
+    WalTailUnrepaired,
+    /// A write that was acknowledged counts for whatever entry has that index now.
+    LogStableWithoutTerm,
+    /// A node votes for whoever asks, also twice in a term.
+    VoteTwice,
+    /// The revision log takes a batch that does not continue the chain.
+    RevlogChainUnread,
+    /// Elements of a bbolt page are not checked to end within it.
+    BoltElementUnchecked,
+    /// A snapshot file is taken whatever its checksum says.
+    SnapChecksumUnread,
+    /// Compaction at the revision of a deletion drops the tombstone.
+    TombstoneDropped,
+    /// A proposal that was lost is never answered.
+    ProposalNeverExpires,
+    /// A stream decoder forgets where the last append ended.
+    AppendPositionKept,
+    /// A request loses the authentication revision of its header on the way into the log.
+    AuthRevisionLost,
+    /// A duration without a unit means seconds.
+    DurationWithoutUnit,
 }
 
 /// Of the bug that is on: its place in the catalogue, counted from one.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use norn_planted::planted;
 
 use crate::message::{Message, MessageKind};
 use crate::quorum::VoteResult;
@@ -114,7 +115,8 @@ impl Raft {
         let can_vote = self.vote == message.from
             || (self.vote.is_none() && self.leader.is_none())
             // A pre-vote binds nobody.
-            || (is_pre_vote && message.term > self.term);
+            || (is_pre_vote && message.term > self.term)
+            || planted!(VoteTwice);
         // Learners vote too: a candidate that knows of their promotion may need them before they do.
         if can_vote && self.log.is_up_to_date(message.index, message.log_term) {
             self.note_vote(message, format_args!("cast {} for", message.kind.name()), None);

@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use norn_planted::planted;
+
 use crate::sink::{LogSink, note};
 use crate::types::{Entry, Index, Snapshot, Term};
 
@@ -112,7 +114,7 @@ impl Unstable {
             note!(sink, Info, "entry at index {index} matched unstable snapshot; ignoring");
             return;
         }
-        if own_term != term {
+        if own_term != term && !planted!(LogStableWithoutTerm) {
             note!(
                 sink,
                 Info,

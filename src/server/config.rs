@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use norn_node::AutoCompaction;
 
-use crate::flags::{Values, feature_gates, parse_duration_ns};
+use crate::flags::{Values, feature_gates};
+use crate::go_values::parse_duration_ns;
 use crate::log::Level;
 use crate::url::{self, host};
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::go_values::{parse_duration_ns, parse_int, parse_uint};
 use crate::url;
 
 /// What a flag's value must look like.
@@ -440,61 +441,6 @@ fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-fn parse_uint(text: &str) -> Option<u64> {
-    let digits = text.replace('_', "");
-    let lower = digits.to_lowercase();
-    if let Some(hex) = lower.strip_prefix("0x") {
-        return u64::from_str_radix(hex, 16).ok();
-    }
-    if let Some(octal) = lower.strip_prefix("0o") {
-        return u64::from_str_radix(octal, 8).ok();
-    }
-    if let Some(binary) = lower.strip_prefix("0b") {
-        return u64::from_str_radix(binary, 2).ok();
-    }
-    digits.parse().ok()
-}
-
-fn parse_int(text: &str) -> Option<i64> {
-    match text.strip_prefix('-') {
-        Some(rest) => parse_uint(rest).and_then(|n| 0i64.checked_sub_unsigned(n)),
-        None => parse_uint(text).and_then(|n| i64::try_from(n).ok()),
-    }
-}
-
-/// Go's form: `1h30m`, `300ms`, `1.5s`; a unit is mandatory, but for a bare 0.
-pub fn parse_duration_ns(text: &str) -> Option<i64> {
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
-        rest = &rest[end..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let unit = match &rest[..end] {
-            "ns" => 1.0,
-            "us" | "µs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        rest = &rest[end..];
-        total += number * unit;
-    }
-    Some((sign * total) as i64)
-}
-
 /// Gates of 3.7, with or without effect here.
 pub const GATES: &[&str] = &[
     "StopGRPCServiceOnDefrag",
@@ -556,10 +502,6 @@ mod tests {
         assert!(!values.bool("pre-vote") && values.bool("auto-tls"));
         assert_eq!(values.uint("election-timeout"), 1000);
         assert_eq!(values.duration_ms("grpc-keepalive-interval"), 7_200_000);
-        assert_eq!(parse_duration_ns("1h30m"), Some(5_400_000_000_000));
-        assert_eq!(parse_duration_ns("1.5s"), Some(1_500_000_000));
-        assert_eq!(parse_duration_ns("5"), None);
-        assert_eq!(parse_uint("0x10"), Some(16));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod config;
 pub mod core;
 pub mod file_disk;
 pub mod flags;
+pub mod go_values;
 pub mod grpc;
 pub mod http2;
 pub mod http_api;

@@ -8,6 +8,7 @@
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use norn_planted::planted;
 use norn_raft::{Index, Message, MessageKind, NodeId, Term, codec};
 
 /// etcd's limit for one message. Memory for it grows only as its bytes arrive.
@@ -187,6 +188,9 @@ impl Decoder {
             }
         }
         let Some(commit) = peek_u64(&self.buffer, end) else { return Ok(None) };
+        let Some(last) = self.at.index.checked_add(count) else {
+            return Err(BadStream(format!("{count} entries after index {}", self.at.index)));
+        };
         self.buffer.advance(9);
         let mut entries = Vec::new();
         for _ in 0..count {
@@ -206,7 +210,9 @@ impl Decoder {
             commit: Index(commit),
             ..Message::default()
         };
-        self.at.index += count;
+        if !planted!(AppendPositionKept) {
+            self.at.index = last;
+        }
         Ok(Some(message))
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use norn_planted::planted;
 
 use super::{
     BUCKET_BYTES, BoltError, ELEMENT_BYTES, KIND_BRANCH, KIND_LEAF, KIND_META, LEAF_IS_BUCKET,
@@ -188,6 +189,10 @@ impl<S: PageSource> BoltReader<S> {
             if let Some(id) = next.take() {
                 steps = steps.checked_sub(1).ok_or_else(|| corrupt(id, "the tree has a loop"))?;
                 let page = self.page(id)?;
+                // Also what it takes beyond its first page: else each of many branches could lead to one large leaf.
+                let more = page.bytes.len() as u64 / u64::from(self.page_bytes) - 1;
+                steps =
+                    steps.checked_sub(more).ok_or_else(|| corrupt(id, "the tree has a loop"))?;
                 if page.is_leaf {
                     let from = if seeking { from } else { &[] };
                     seeking = false;
@@ -229,8 +234,15 @@ fn walk_leaf(page: &Page, from: &[u8], visit: Visit<'_>) -> Result<ControlFlow<(
             high = middle;
         }
     }
+    // Elements lie behind each other. If they could share bytes, a page would yield its square.
+    let mut free = 0;
     for at in low..page.count {
-        if visit(&leaf_element(page, at)?)?.is_break() {
+        let (leaf, begin, end) = leaf_element_at(page, at)?;
+        if begin < free {
+            return Err(corrupt(page.id, "elements overlap"));
+        }
+        free = end;
+        if visit(&leaf)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
@@ -268,20 +280,23 @@ fn parse_page(id: u64, bytes: Bytes) -> Result<Page, BoltError> {
 }
 
 fn leaf_element(page: &Page, at: usize) -> Result<Leaf, BoltError> {
+    leaf_element_at(page, at).map(|(leaf, ..)| leaf)
+}
+
+/// An element, and where its key and value begin and end in the page.
+fn leaf_element_at(page: &Page, at: usize) -> Result<(Leaf, usize, usize), BoltError> {
     let element = PAGE_HEADER_BYTES + at * ELEMENT_BYTES;
     let word = |n: usize| u32_at(&page.bytes, element + 4 * n);
     let key_at = element + word(1) as usize;
     let value_at = key_at + word(2) as usize;
     let end = value_at + word(3) as usize;
-    if end > page.bytes.len() {
+    if end > page.bytes.len() && !planted!(BoltElementUnchecked) {
         return Err(corrupt(page.id, "an element reaches beyond the page"));
     }
     let is_bucket = word(0) & LEAF_IS_BUCKET != 0;
-    Ok(Leaf {
-        is_bucket,
-        key: page.bytes.slice(key_at..value_at),
-        value: page.bytes.slice(value_at..end),
-    })
+    let key = page.bytes.slice(key_at..value_at);
+    let value = page.bytes.slice(value_at..end);
+    Ok((Leaf { is_bucket, key, value }, key_at, end))
 }
 
 /// First key and number of a child.

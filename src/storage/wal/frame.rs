@@ -109,24 +109,26 @@ pub(super) struct RawRecord {
 }
 
 pub(super) fn parse_record(record: Bytes) -> Option<RawRecord> {
-    let mut raw = RawRecord { kind: 0, crc: 0, data: Bytes::new() };
+    let (mut kind, mut crc, mut data) = (None, None, Bytes::new());
     let mut fields = Fields::of(record);
     while let Some(field) = fields.next().ok()? {
         match field {
-            Field::Varint(1, kind) => raw.kind = kind,
+            Field::Varint(1, value) => kind = Some(value),
             // Readers of protobuf keep the low half; no writer sets the other, so it is damage.
-            Field::Varint(2, crc) => raw.crc = u32::try_from(crc).ok()?,
-            Field::Bytes(3, data) => raw.data = data,
+            Field::Varint(2, value) => crc = Some(u32::try_from(value).ok()?),
+            Field::Bytes(3, value) => data = value,
             _ => {}
         }
     }
-    Some(raw)
+    // Every writer writes both, also zeros. A length cut down to the type alone would leave a checksum that holds: that
+    // of no data.
+    Some(RawRecord { kind: kind?, crc: crc?, data })
 }
 
-/// Length of the record that begins here, told from its own fields instead of its frame; `None` if this is not how a
-/// record with data begins.
+/// Length of the record that begins here, told from its own fields instead of its frame; `None` if this is neither how
+/// a record with data begins nor a crc record.
 pub(super) fn self_described_len(start: &Bytes) -> Option<u64> {
-    let mut at = 0;
+    let (mut at, mut kind) = (0, 0);
     for tag in [0x08, 0x10, 0x1a] {
         if *start.get(at)? != tag {
             return None;
@@ -141,8 +143,11 @@ pub(super) fn self_described_len(start: &Bytes) -> Option<u64> {
                 break;
             }
         }
-        if tag == 0x1a {
-            return (at as u64).checked_add(value);
+        match tag {
+            0x08 => kind = value,
+            0x10 if kind == RecordKind::Crc as u64 => return Some(at as u64),
+            0x1a => return (at as u64).checked_add(value),
+            _ => {}
         }
     }
     None

@@ -389,7 +389,7 @@ impl Host {
         // log may be the shorter one (etcd #10563).
         let empties = change.changes.iter().any(|single| {
             single.kind != ConfChangeKind::AddNode
-                && self.conf_state.voters.len() == 2
+                && self.conf_state.voters.len() <= 2
                 && self.conf_state.voters.contains(&single.node_id)
         });
         if !empties {

@@ -3,5 +3,6 @@
 mod bolt;
 mod interop;
 mod revlog;
+mod revlog_workload;
 mod support;
 mod wal;
