@@ -66,7 +66,7 @@ impl<R: Reader> Node<R> {
             Method::LeaseGrant => self.lease_grant(token, body),
             Method::LeaseRevoke => self.propose(token, &Command::LeaseRevoke(decode(body)?)),
             Method::LeaseKeepAlive => self.lease_keep_alive(token, body),
-            Method::LeaseTimeToLive => self.lease_time_to_live(body),
+            Method::LeaseTimeToLive => self.lease_time_to_live(token, body),
             Method::LeaseLeases => {
                 let mut w = Writer::default();
                 w.header(&self.header());
@@ -183,10 +183,10 @@ impl<R: Reader> Node<R> {
             self.read(token, ReadKind::LeaseRenew(r.id));
             return Ok(None);
         }
-        self.renew(token, r.id)
+        self.renew(token, r.id, true)
     }
 
-    fn renew(&mut self, token: Token, id: i64) -> Result<Option<Bytes>, Error> {
+    fn renew(&mut self, token: Token, id: i64, may_wait: bool) -> Result<Option<Bytes>, Error> {
         let header = self.header();
         let ttl = match self.lessor.renew(id, self.now) {
             Ok((ttl, checkpointed)) => {
@@ -198,6 +198,11 @@ impl<R: Reader> Node<R> {
                 self.counters.leases_renewed += 1;
                 ttl
             }
+            // (It may be granted already: members whose disks are faster apply, and answer, before the leader does.)
+            Err(RenewError::NotFound) if may_wait && self.raft.committed().0 > self.applied => {
+                self.wait_applied(token, ReadKind::LeaseRenewApplied(id));
+                return Ok(None);
+            }
             Err(RenewError::NotFound) => 0,
             Err(RenewError::NotPrimary) => return Err(Error::NotPrimaryLessor),
             Err(RenewError::Expired) => {
@@ -208,10 +213,22 @@ impl<R: Reader> Node<R> {
         Ok(Some(keep_alive_reply(&header, id, ttl)))
     }
 
-    fn lease_time_to_live(&self, body: Bytes) -> Result<Option<Bytes>, Error> {
-        let r: pb::LeaseTimeToLiveRequest = decode(body)?;
+    /// Waits until what is committed is applied: a put that a faster member answered must show its key here.
+    fn lease_time_to_live(&mut self, token: Token, body: Bytes) -> Result<Option<Bytes>, Error> {
+        let request = decode(body)?;
         if !self.lessor.is_primary() {
             return Err(Error::NotPrimaryLessor);
+        }
+        if self.raft.committed().0 > self.applied {
+            self.wait_applied(token, ReadKind::LeaseTimeToLive(request));
+            return Ok(None);
+        }
+        self.time_to_live_reply(&request).map(Some)
+    }
+
+    fn time_to_live_reply(&self, r: &pb::LeaseTimeToLiveRequest) -> Result<Bytes, Error> {
+        if !self.lessor.is_primary() {
+            return Err(Error::LeaderChanged);
         }
         let mut w = Writer::default();
         w.header(&self.header());
@@ -228,7 +245,7 @@ impl<R: Reader> Node<R> {
             }
             None => w.int(3, -1),
         }
-        Ok(Some(w.finish()))
+        Ok(w.finish())
     }
 
     fn alarm(&mut self, token: Token, body: Bytes) -> Result<Option<Bytes>, Error> {
@@ -392,6 +409,12 @@ impl<R: Reader> Node<R> {
         self.reads.add(Read { token, started: self.now, kind });
     }
 
+    /// Without asking anybody: for what only the leader knows, and everybody else asks it for.
+    fn wait_applied(&mut self, token: Token, kind: ReadKind) {
+        let read = Read { token, started: self.now, kind };
+        self.reads.wait_applied(self.raft.committed().0, read);
+    }
+
     pub(crate) fn ask_read_index(&mut self) {
         if self.reads.wants_round(self.now) {
             let context = Bytes::copy_from_slice(&self.ids.next().to_be_bytes());
@@ -406,7 +429,9 @@ impl<R: Reader> Node<R> {
                 ReadKind::Range(request) => self.range_reply(request).map(Some),
                 ReadKind::Txn(request) => self.read_txn_reply(request).map(Some),
                 ReadKind::MemberList => Ok(Some(self.member_list_reply())),
-                ReadKind::LeaseRenew(id) => self.renew(read.token, *id),
+                ReadKind::LeaseRenew(id) => self.renew(read.token, *id, true),
+                ReadKind::LeaseRenewApplied(id) => self.renew(read.token, *id, false),
+                ReadKind::LeaseTimeToLive(request) => self.time_to_live_reply(request).map(Some),
                 ReadKind::Barrier => Ok(Some(Bytes::new())),
             };
             match result {
@@ -426,6 +451,9 @@ impl<R: Reader> Node<R> {
         for token in self.reads.take_expired(self.now, timeout_ms) {
             self.counters.read_indexes_failed += 1;
             self.reply(token, Err(Error::Timeout));
+        }
+        for token in self.reads.take_behind(self.now) {
+            self.reply(token, Err(Error::TimeoutWaitAppliedIndex));
         }
         if self.reads.oldest().is_some_and(|started| self.now.since(started) > 1_000) {
             self.counters.read_indexes_slow += 1;

@@ -6,12 +6,16 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use norn_proto::etcdserverpb as pb;
 
 use crate::Time;
 use crate::input::Token;
 
 /// An unanswered round is asked again after this long, with a new id.
 const RETRY_MS: u64 = 500;
+
+/// As long waits a leader that is asked about a lease for its own application of what is committed.
+const APPLY_WAIT_MS: u64 = 1_000;
 
 /// A read and what it will do when released.
 #[derive(Clone, Debug)]
@@ -28,6 +32,9 @@ pub(crate) enum ReadKind {
     MemberList,
     /// Renew this lease, once leadership is proved.
     LeaseRenew(i64),
+    /// Renew this lease, which was unknown before what is committed was applied.
+    LeaseRenewApplied(i64),
+    LeaseTimeToLive(pb::LeaseTimeToLiveRequest),
     Barrier,
 }
 
@@ -46,6 +53,8 @@ pub(crate) struct Reads {
     round: Option<Round>,
     /// Confirmed at an index that is not applied yet.
     confirmed: BTreeMap<u64, Vec<Read>>,
+    /// On the leader, without a round: until this index, committed already, is applied.
+    behind: BTreeMap<u64, Vec<Read>>,
 }
 
 impl Reads {
@@ -93,16 +102,32 @@ impl Reads {
         }
     }
 
+    /// A read of what is committed at `index`, which nobody needs to confirm.
+    pub(crate) fn wait_applied(&mut self, index: u64, read: Read) {
+        self.behind.entry(index).or_default().push(read);
+    }
+
     /// Reads whose index is applied.
     pub(crate) fn take_released(&mut self, applied: u64) -> Vec<Read> {
         let mut released = Vec::new();
-        while let Some(entry) = self.confirmed.first_entry() {
-            if *entry.key() > applied {
-                break;
+        for reads in [&mut self.confirmed, &mut self.behind] {
+            while let Some(entry) = reads.first_entry() {
+                if *entry.key() > applied {
+                    break;
+                }
+                released.extend(entry.remove());
             }
-            released.extend(entry.remove());
         }
         released
+    }
+
+    /// Reads that waited too long for what is committed.
+    pub(crate) fn take_behind(&mut self, now: Time) -> Vec<Token> {
+        let is_late = |read: &mut Read| now.since(read.started) >= APPLY_WAIT_MS;
+        let late = self.behind.values_mut().flat_map(|reads| reads.extract_if(.., is_late));
+        let late = late.map(|read| read.token).collect();
+        self.behind.retain(|_, reads| !reads.is_empty());
+        late
     }
 
     /// The round under way can no longer be trusted.
@@ -122,7 +147,8 @@ impl Reads {
     pub(crate) fn forget(&mut self, token: Token) {
         let round = self.round.iter_mut().map(|round| &mut round.reads);
         let waiting = std::iter::once(&mut self.waiting);
-        for reads in round.chain(waiting).chain(self.confirmed.values_mut()) {
+        let indexed = self.confirmed.values_mut().chain(self.behind.values_mut());
+        for reads in round.chain(waiting).chain(indexed) {
             reads.retain(|read| read.token != token);
         }
     }

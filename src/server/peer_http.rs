@@ -268,6 +268,8 @@ async fn store(
     Ok(())
 }
 
+const NOT_APPLIED: &str = "waiting for node to catch up its applied index has timed out\n";
+
 async fn lease(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body> {
     let body = match read_body(request, LEASE_BYTES_MAX).await {
         Ok(body) => body,
@@ -284,6 +286,7 @@ async fn lease(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body> {
             let reply = pb::LeaseKeepAliveResponse { header: None, ..reply };
             page(200, "application/protobuf", reply.encode_to_vec())
         }
+        Err(Error::TimeoutWaitAppliedIndex) => page(408, PLAIN, NOT_APPLIED),
         Err(error) => page(400, PLAIN, format!("{error}\n")),
     }
 }
@@ -311,6 +314,7 @@ async fn lease_internal(core: &Rc<Core>, request: Request<Incoming>) -> Response
             let reply = leasepb::LeaseInternalResponse { lease_time_to_live_response: Some(reply) };
             page(200, "application/protobuf", reply.encode_to_vec())
         }
+        Err(Error::TimeoutWaitAppliedIndex) => page(408, PLAIN, NOT_APPLIED),
         Err(error) => page(500, PLAIN, format!("{error}\n")),
     }
 }

@@ -3,7 +3,7 @@
 use norn_node::{Config, Error, Input, Method, Start};
 use norn_proto::etcdserverpb as pb;
 
-use crate::world::{World, put};
+use crate::world::{World, bytes, put};
 
 fn three() -> (World, u64) {
     let mut world = World::new(3, |config| {
@@ -170,4 +170,34 @@ fn leadership_moves_on_request() {
     assert_eq!(world.leader(), Some(target));
     let error = world.call::<pb::MoveLeaderResponse>(leader, Method::MoveLeader, &request);
     assert_eq!(error.unwrap_err(), Error::NotLeader);
+}
+
+#[test]
+fn a_leader_with_a_slow_disk_answers_about_a_lease_when_it_has_caught_up() {
+    let (mut world, leader) = three();
+    let follower = followers(&world, leader)[0];
+    world.disks[&leader].defer(true);
+    let grant = pb::LeaseGrantRequest { id: 7, ttl: 600 };
+    let _: pb::LeaseGrantResponse = world.call(follower, Method::LeaseGrant, &grant).unwrap();
+    let leased = pb::PutRequest { lease: 7, ..put("k", "v") };
+    let _: pb::PutResponse = world.call(follower, Method::Put, &leased).unwrap();
+    assert!(world.node(leader).applied() < world.node(follower).applied());
+
+    // Too slow: said so.
+    let ask = pb::LeaseTimeToLiveRequest { id: 7, keys: true };
+    let renew = pb::LeaseKeepAliveRequest { id: 7 };
+    let late: Result<pb::LeaseTimeToLiveResponse, Error> =
+        world.call(leader, Method::LeaseTimeToLive, &ask);
+    assert_eq!(late.unwrap_err(), Error::TimeoutWaitAppliedIndex);
+    let late: Result<pb::LeaseKeepAliveResponse, Error> =
+        world.call(leader, Method::LeaseKeepAlive, &renew);
+    assert_eq!(late.unwrap_err(), Error::TimeoutWaitAppliedIndex);
+
+    let asked = world.start_call(leader, Method::LeaseTimeToLive, &ask);
+    let renewed = world.start_call(leader, Method::LeaseKeepAlive, &renew);
+    world.disks[&leader].defer(false);
+    let reply: pb::LeaseTimeToLiveResponse = world.finish(leader, asked).unwrap();
+    assert_eq!((reply.granted_ttl, &reply.keys[..]), (600, &[bytes("k")][..]));
+    let reply: pb::LeaseKeepAliveResponse = world.finish(leader, renewed).unwrap();
+    assert_eq!(reply.ttl, 600);
 }
