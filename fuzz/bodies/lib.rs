@@ -115,7 +115,7 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "grpc_convert",
         body: grpc_convert::body,
-        bug: Some(Bug::AuthRevisionLost),
+        bug: Some(Bug::RequestLengthBelieved),
         bytes_max: 200,
         cases: 100,
     },

@@ -2,8 +2,8 @@
 //!
 //! CRC-32C over the word `key`, then over each included record in revision order: its stored key (see
 //! [`Revision::to_bytes`]) and its value. Left out are records above the hashed revision, records at or below the
-//! compacted revision that a compaction at the *hashed* revision would not keep (unless it would keep nothing at
-//! all), and tombstones at the compacted revision.
+//! compacted revision that a compaction at the *hashed* revision would not keep (if it would keep nothing at all: that
+//! the one at the compacted revision does not keep), and tombstones at the compacted revision.
 
 use std::ops::ControlFlow;
 
@@ -73,19 +73,19 @@ impl HashScan {
                     if revision.main == self.compacted && tombstone {
                         return ControlFlow::Continue(());
                     }
-                    if keeps_any {
-                        let key = match KeyValue::decode_key(record) {
-                            Ok(key) => key,
-                            Err(error) => {
-                                damaged = Some(error);
-                                return ControlFlow::Break(());
-                            }
-                        };
-                        let history = index.history(&key);
-                        let kept = history.and_then(|h| h.kept(self.main, self.tombstones));
-                        if kept != Some(revision) {
-                            return ControlFlow::Continue(());
+                    let key = match KeyValue::decode_key(record) {
+                        Ok(key) => key,
+                        Err(error) => {
+                            damaged = Some(error);
+                            return ControlFlow::Break(());
                         }
+                    };
+                    // Where nothing would be kept, etcd takes whatever is there. What a compaction has still to remove
+                    // must not count: members differ in that.
+                    let at = if keeps_any { self.main } else { self.compacted };
+                    let kept = index.history(&key).and_then(|h| h.kept(at, self.tombstones));
+                    if kept != Some(revision) {
+                        return ControlFlow::Continue(());
                     }
                 }
                 let (key, len) = revision.to_bytes(tombstone);

@@ -69,7 +69,7 @@ impl Command {
         let mut w = crate::wire::Writer::default();
         w.uint(1, header.id);
         w.bytes(2, header.username.as_bytes());
-        w.uint(3, if planted!(AuthRevisionLost) { 0 } else { header.auth_revision });
+        w.uint(3, header.auth_revision);
         put_field(HEADER, w.len(), &mut out);
         out.extend_from_slice(&w.finish());
         if field > HEADER {
@@ -94,7 +94,7 @@ impl Command {
                 continue;
             }
             let len = decode_varint(&mut data).map_err(malformed)?;
-            if len > data.remaining() as u64 {
+            if len > data.remaining() as u64 && !planted!(RequestLengthBelieved) {
                 return Err(CommandError::Malformed("length beyond the end".into()));
             }
             let body = data.split_to(len as usize);

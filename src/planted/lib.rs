@@ -71,8 +71,8 @@ catalogue! {
     ProposalNeverExpires,
     /// A stream decoder forgets where the last append ended.
     AppendPositionKept,
-    /// A request loses the authentication revision of its header on the way into the log.
-    AuthRevisionLost,
+    /// The length of a field is believed, although the request ends before.
+    RequestLengthBelieved,
     /// A duration without a unit means seconds.
     DurationWithoutUnit,
 }

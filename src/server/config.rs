@@ -267,7 +267,7 @@ fn check_times(values: &Values) -> Result<(u64, u32), String> {
     if election == 0 {
         return Err("--election-timeout must be >0 (set to 0ms)".into());
     }
-    if 5 * heartbeat > election {
+    if heartbeat.saturating_mul(5) > election {
         return Err(format!(
             "--election-timeout[{election}ms] should be at least as 5 times as \
              --heartbeat-interval[{heartbeat}ms]"
@@ -295,7 +295,9 @@ fn auto_compaction(values: &Values) -> Result<AutoCompaction, String> {
         return Ok(AutoCompaction::Off);
     }
     Ok(match (is_periodic, number) {
-        (true, Some(hours)) => AutoCompaction::Periodic { retention_ms: hours * HOUR_MS },
+        (true, Some(hours)) => {
+            AutoCompaction::Periodic { retention_ms: hours.saturating_mul(HOUR_MS) }
+        }
         (true, None) => {
             AutoCompaction::Periodic { retention_ms: (ns / 1_000_000).max(1).cast_unsigned() }
         }
