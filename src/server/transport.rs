@@ -12,14 +12,15 @@ use http_body_util::{BodyExt, Full};
 use norn_node::{Input, Member, SERVER_VERSION, parse_version};
 use norn_raft::{Message, MessageKind, NodeId, codec};
 use norn_storage::{DiskRead, FileName};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::body::{Body, Part};
 use crate::client;
 use crate::core::Core;
 use crate::log::Value;
 use crate::peer_codec::{Decoder, Encoder, StreamKind};
+use crate::runtime::sync::mpsc;
+use crate::runtime::task::JoinHandle;
+use crate::runtime::{task, time};
 
 /// Pieces (one per turn and stream) that wait for a connection. Beyond it messages are dropped: raft repairs that.
 pub const QUEUE_MAX: usize = 4096;
@@ -127,7 +128,7 @@ impl Transport {
                     kind,
                     live_streams: Rc::clone(&live_streams),
                 };
-                tokio::task::spawn_local(reader.run())
+                task::spawn_local(reader.run())
             });
             let posts = Rc::default();
             let readers = readers.into();
@@ -183,7 +184,7 @@ impl Transport {
         let posts = Rc::clone(&peer.posts);
         posts.set(posts.get() + 1);
         let (transport, core, urls) = (Rc::clone(self), Rc::clone(core), peer.urls.clone());
-        tokio::task::spawn_local(async move {
+        task::spawn_local(async move {
             let mut body = Vec::new();
             codec::encode_message_into(&message, &mut body);
             let is_sent = transport.try_post(&urls, body.into()).await;
@@ -205,7 +206,7 @@ impl Transport {
                 let response = sender.send_request(request).await?;
                 Ok::<_, client::Failure>(response.status().as_u16())
             };
-            if let Ok(Ok(204)) = tokio::time::timeout(READ_TIMEOUT, sent).await {
+            if let Ok(Ok(204)) = time::timeout(READ_TIMEOUT, sent).await {
                 return true;
             }
         }
@@ -226,7 +227,7 @@ impl Transport {
         let to = message.to.0;
         let urls = self.peers.borrow().get(&to).map(|peer| peer.urls.clone()).unwrap_or_default();
         let (transport, core) = (Rc::clone(self), Rc::clone(core));
-        tokio::task::spawn_local(async move {
+        task::spawn_local(async move {
             let len = core.reader().len(&file).ok().flatten().unwrap_or(0);
             let fields = [
                 ("snapshot-index", Value::Number(snapshot_index(&message).cast_signed())),
@@ -269,7 +270,7 @@ impl Transport {
         first.extend_from_slice(&head);
         let reader = core.reader();
         let file = file.clone();
-        let feed = tokio::task::spawn_local(async move {
+        let feed = task::spawn_local(async move {
             if parts.send(Part::Raw(first.into())).await.is_err() {
                 return;
             }
@@ -292,7 +293,7 @@ impl Transport {
     /// Keeps idle streams alive.
     pub async fn keep_alive(self: Rc<Self>) {
         loop {
-            tokio::time::sleep(KEEP_ALIVE_EVERY).await;
+            time::sleep(KEEP_ALIVE_EVERY).await;
             for peer in self.peers.borrow_mut().values_mut() {
                 peer.writers.retain(|kind, writer| {
                     writer.parts.try_send(Part::Raw(kind.keep_alive())).is_ok()
@@ -321,7 +322,7 @@ impl Transport {
             } else {
                 VERSIONS_EVERY
             };
-            tokio::time::sleep(pause).await;
+            time::sleep(pause).await;
         }
     }
 
@@ -358,7 +359,7 @@ impl Reader {
                 let _ = self.read_from(url).await;
             }
             turn += 1;
-            tokio::time::sleep(REDIAL_AFTER).await;
+            time::sleep(REDIAL_AFTER).await;
         }
     }
 
@@ -370,7 +371,7 @@ impl Reader {
             .sign(client::request("GET", url, &path))
             .header("X-Raft-To", format!("{:x}", self.peer))
             .body(Full::default())?;
-        let asked = tokio::time::timeout(READ_TIMEOUT, sender.send_request(request)).await?;
+        let asked = time::timeout(READ_TIMEOUT, sender.send_request(request)).await?;
         let response = asked?;
         match response.status().as_u16() {
             200 => {}
@@ -388,7 +389,7 @@ impl Reader {
         let mut decoder = Decoder::new(self.kind, self.peer, self.transport.id());
         let mut body = response.into_body();
         loop {
-            let frame = tokio::time::timeout(READ_TIMEOUT, body.frame()).await?;
+            let frame = time::timeout(READ_TIMEOUT, body.frame()).await?;
             let Some(frame) = frame else { return Ok(()) };
             let Ok(data) = frame?.into_data() else { continue };
             decoder.push(&data);
