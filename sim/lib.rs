@@ -10,6 +10,8 @@
 //! Then whatever a check says is a bug, in the node or here.
 
 pub mod check;
+#[cfg(madsim)]
+pub mod cluster;
 mod disk;
 mod fault;
 pub mod history;
@@ -18,9 +20,11 @@ pub mod model;
 mod network;
 pub mod options;
 mod panics;
+pub mod report;
 mod rng;
 mod run;
 mod trace;
+mod verdict;
 mod workload;
 mod world;
 
