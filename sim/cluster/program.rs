@@ -1,12 +1,12 @@
 //! The command line of the cluster tier's program, and what it says. People use `norn-sim`; this is its tool.
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use super::run::{Report, run};
+use crate::args;
 use crate::history::Outcome;
 use crate::options::Options;
-use crate::report::{self, Exit};
+use crate::report::{self, Exit, Stats};
 
 pub fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -15,7 +15,7 @@ pub fn main() -> ExitCode {
         args.get(at + 1).cloned()
     };
     let seed = value("--seed").and_then(|text| text.parse().ok());
-    let profile = report::profile(value("--profile").as_deref().unwrap_or("swarm"));
+    let profile = args::profile(value("--profile").as_deref().unwrap_or("swarm"));
     let (Some(seed), Some(profile)) = (seed, profile) else {
         eprintln!(
             "usage: norn-sim-cluster --seed N [--profile swarm|calm|storm] [--trace FILE] [--plant BUG]"
@@ -35,24 +35,24 @@ pub fn main() -> ExitCode {
         println!("{options:#?}");
     }
     let trace = value("--trace");
-    let started = Instant::now();
     let report = run(options, trace.is_some());
-    let wall = started.elapsed();
     if let (Some(file), Some(lines)) = (trace, &report.state.trace.borrow().lines)
         && let Err(error) = std::fs::write(&file, lines.join("\n") + "\n")
     {
         eprintln!("{file}: {error}");
     }
-    show(&report, wall.as_secs_f64())
+    show(&report)
 }
 
-fn show(report: &Report, wall: f64) -> ExitCode {
+fn show(report: &Report) -> ExitCode {
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let cpu_us = cpu.tv_sec.cast_unsigned() * 1_000_000 + cpu.tv_nsec.cast_unsigned() / 1000;
     let state = &report.state;
     let ops = state.ops.borrow();
     let unknown = ops.iter().filter(|op| matches!(op.outcome, Outcome::Unknown)).count();
     let raft = state.raft.borrow();
     println!(
-        "seed {}: trace {:016x}, {} members, {:.1} s simulated in {wall:.2} s, {} operations ({unknown} unknown), \
+        "seed {}: trace {:016x}, {} members, {:.1} s simulated, {} operations ({unknown} unknown), \
          {} watches, revision {}, {} terms, {:?}, {} hashes compared, given up {}",
         state.options.seed,
         state.trace.borrow().hash,
@@ -66,6 +66,15 @@ fn show(report: &Report, wall: f64) -> ExitCode {
         state.hashes.borrow().compared,
         report.effort.given_up + usize::from(raft.lost_at.is_some()),
     );
+    let stats = Stats {
+        hash: state.trace.borrow().hash,
+        simulated_us: report.simulated_us,
+        ops: ops.len() as u64,
+        events: state.counts.borrow().turns,
+        gaps: (report.effort.given_up + usize::from(raft.lost_at.is_some())) as u64,
+        cpu_us,
+    };
+    println!("{}", stats.line());
     match &*state.failure.borrow() {
         None => Exit::Pass.into(),
         Some(failure) => {

@@ -1,6 +1,7 @@
 //! The front door: requests are decoded, checked, and become a reply, a read that waits, or a proposal.
 
 use bytes::Bytes;
+use norn_planted::planted;
 use norn_proto::etcdserverpb as pb;
 use norn_raft::{NodeId, ProposeError};
 use norn_storage::revlog::Table;
@@ -395,6 +396,9 @@ impl<R: Reader> Node<R> {
         if self.reads.wants_round(self.now) {
             let context = Bytes::copy_from_slice(&self.ids.next().to_be_bytes());
             self.reads.asked(context.clone(), self.now);
+            if planted!(ReadUnconfirmed) {
+                self.reads.confirmed(&context, self.applied);
+            }
             self.raft.read_index(context);
         }
     }

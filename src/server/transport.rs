@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use http_body_util::{BodyExt, Full};
 use norn_node::{Input, Member, SERVER_VERSION, parse_version};
+use norn_planted::planted;
 use norn_raft::{Message, MessageKind, NodeId, codec};
 use norn_storage::{DiskRead, FileName};
 
@@ -20,7 +21,7 @@ use crate::log::Value;
 use crate::peer_codec::{Decoder, Encoder, StreamKind};
 use crate::runtime::sync::mpsc;
 use crate::runtime::task::JoinHandle;
-use crate::runtime::{task, time};
+use crate::runtime::{self, task, time};
 
 /// Pieces (one per turn and stream) that wait for a connection. Beyond it messages are dropped: raft repairs that.
 pub const QUEUE_MAX: usize = 4096;
@@ -35,6 +36,9 @@ const REDIAL_AFTER: Duration = Duration::from_millis(100);
 const VERSIONS_EVERY: Duration = Duration::from_secs(4);
 /// A snapshot is read and sent in pieces of this size.
 const SNAPSHOT_PIECE: usize = 256 << 10;
+/// A snapshot of which nothing more is taken, and which nobody answers, is given up after this long: the machine that it
+/// goes to may have lost its power, and then says nothing for ever.
+const SNAPSHOT_STALL: Duration = Duration::from_secs(20);
 /// The oldest cluster that may talk to us.
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
 
@@ -142,7 +146,13 @@ impl Transport {
         let mut peers = self.peers.borrow_mut();
         let peer = peers.get_mut(&peer)?;
         let (parts, receiver) = mpsc::channel(QUEUE_MAX);
-        peer.writers.insert(kind, Writer { parts, encoder: Encoder::new(kind) });
+        let mut encoder = Encoder::new(kind);
+        if planted!(StreamGoesOn)
+            && let Some(before) = peer.writers.remove(&kind)
+        {
+            encoder = before.encoder;
+        }
+        peer.writers.insert(kind, Writer { parts, encoder });
         Some(receiver)
     }
 
@@ -260,15 +270,20 @@ impl Transport {
     ) -> Result<(), client::Failure> {
         let (parts, body) = mpsc::channel(4);
         let mut sender = client::connect::<Body>(url).await?;
-        let request = self
-            .sign(client::request("POST", url, "/raft/snapshot"))
-            .header("Content-Type", "application/octet-stream")
-            .body(Body::Stream(body))?;
         let mut head = Vec::new();
         codec::encode_message_into(message, &mut head);
         let mut first = (head.len() as u64).to_be_bytes().to_vec();
         first.extend_from_slice(&head);
         let reader = core.reader();
+        // (With its length told, half of it is never taken for the whole.)
+        let len = first.len() as u64 + reader.len(file)?.unwrap_or(0);
+        let request = self
+            .sign(client::request("POST", url, "/raft/snapshot"))
+            .header("Content-Type", "application/octet-stream")
+            .header("Content-Length", len)
+            .body(Body::Stream(body))?;
+        let taken = Rc::new(Cell::new(0));
+        let count = Rc::clone(&taken);
         let file = file.clone();
         let feed = task::spawn_local(async move {
             if parts.send(Part::Raw(first.into())).await.is_err() {
@@ -280,9 +295,23 @@ impl Transport {
                 if piece.is_empty() || parts.send(Part::Raw(piece)).await.is_err() {
                     return;
                 }
+                count.set(at);
             }
         });
-        let response = sender.send_request(request).await;
+        let stalled = async {
+            let mut before = None;
+            while before != Some(taken.get()) {
+                before = Some(taken.get());
+                time::sleep(SNAPSHOT_STALL).await;
+            }
+        };
+        let response = runtime::select! {
+            response = sender.send_request(request) => response,
+            () = stalled => {
+                feed.abort();
+                return Err("no progress".into());
+            }
+        };
         feed.abort();
         match response?.status().as_u16() {
             204 => Ok(()),
