@@ -176,7 +176,7 @@ fn leadership_moves_on_request() {
 /// A member that kept only some of the founders would know too few to ever hear of the others.
 #[test]
 fn a_founding_cut_short_is_done_again() {
-    let whole = World::new(3, |_| {});
+    let whole = World::new(3, |config| config.wal_segment_bytes = 8 << 10);
     let id = whole.nodes.keys().copied().next().unwrap();
     let config = whole.configs[&id].clone();
     let mut disk = MemDisk::new();
