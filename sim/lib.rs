@@ -9,18 +9,24 @@
 //! No fault goes beyond what a cluster must survive: a crash keeps what was synced, disks do not rot, links heal.
 //! Then whatever a check says is a bug, in the node or here.
 
+pub mod args;
 pub mod check;
+#[cfg(madsim)]
+pub mod cluster;
 mod disk;
 mod fault;
 pub mod history;
+pub mod launch;
 mod member;
 pub mod model;
 mod network;
 pub mod options;
 mod panics;
+pub mod report;
 mod rng;
 mod run;
 mod trace;
+mod verdict;
 mod workload;
 mod world;
 

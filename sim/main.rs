@@ -5,165 +5,250 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use norn_sim::{BUGS, Bug, Options, Profile, Report, run};
+use norn_sim::args::{self, Args, Case, Command, Tier, USAGE};
+use norn_sim::launch::{Launcher, Order, Ran};
+use norn_sim::report::{self, Exit, Stats};
+use norn_sim::{Options, Report, run};
 
-const USAGE: &str = "\
-usage: norn-sim [--seed N | --seeds A..B | --file FILE] [--profile swarm|calm|storm]
-                [--bug NAME] [--trace FILE] [--jobs N] [--keep-going] [--quiet]";
-
-struct Args {
-    seeds: Vec<u64>,
-    profile: Profile,
-    bug: Option<Bug>,
-    trace: Option<String>,
-    jobs: usize,
-    keeps_going: bool,
-    is_quiet: bool,
-}
+/// Of the cluster tier's seeds, one in so many runs twice: the same seed must be the same run.
+const TWICE_EVERY: usize = 10;
+/// Seeds for each planted mistake.
+const PLANTED_SEEDS: u64 = 100;
 
 fn main() -> ExitCode {
-    let args = match parse(std::env::args().skip(1)) {
+    let args = match args::parse(std::env::args().skip(1)) {
         Ok(args) => args,
         Err(error) => {
             eprintln!("{error}\n{USAGE}");
-            return ExitCode::from(2);
+            return Exit::Harness.into();
         }
     };
-    let (started, next, failed) = (Instant::now(), AtomicUsize::new(0), AtomicUsize::new(0));
-    let (stop, total) = (AtomicBool::new(false), Mutex::new((0u64, 0u64, 0usize, 0usize)));
+    let done = match args.command {
+        Command::Planted => planted(&args),
+        _ => all(&args),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("{error}");
+            Exit::Harness.into()
+        }
+    }
+}
+
+/// The source that this was built from, as far as git knows.
+fn commit() -> String {
+    let asked = std::process::Command::new("git")
+        .args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"])
+        .output();
+    let text = asked.ok().filter(|out| out.status.success()).map(|out| out.stdout);
+    text.map_or("unknown".into(), |text| String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// Runs every case, on several threads.
+fn all(args: &Args) -> Result<Exit, String> {
+    let needs_cluster = args.cases.iter().any(|case| case.tier == Tier::Cluster);
+    let launcher = match needs_cluster {
+        true => Some(Launcher::build(args.plant.is_some())?),
+        false => None,
+    };
+    let (first, last) = (args.cases.first(), args.cases.last());
+    let seeds = first.zip(last).map_or((0, 0), |(first, last)| (first.seed, last.seed));
+    println!(
+        "commit {}, profile {:?}, {} seeds from {} to {}",
+        commit(),
+        args.profile,
+        args.cases.len(),
+        seeds.0,
+        seeds.1
+    );
+    let (started, next) = (Instant::now(), AtomicUsize::new(0));
+    let (stop, total) = (AtomicBool::new(false), Mutex::new((Stats::default(), 0, Exit::Pass)));
+    let error = Mutex::new(None);
     std::thread::scope(|scope| {
         for _ in 0..args.jobs {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(seed) = args.seeds.get(at) else { break };
-                    let options = Options::draw(*seed, args.profile, args.bug);
-                    let report = run(options, args.trace.is_some());
+                    let Some(case) = args.cases.get(at) else { break };
+                    let ran = match one(args, *case, launcher.as_ref(), at % TWICE_EVERY == 0) {
+                        Ok(ran) => ran,
+                        Err(failed) => {
+                            stop.store(true, Ordering::Relaxed);
+                            error.lock().expect("no holder panics").get_or_insert(failed);
+                            break;
+                        }
+                    };
                     let mut total = total.lock().expect("no holder panics");
-                    total.0 += report.simulated_us;
-                    total.1 += report.counts.events;
-                    total.2 += report.ops;
-                    total.3 += report.effort.given_up + usize::from(report.lost_at.is_some());
-                    if report.failure.is_some() {
-                        failed.fetch_add(1, Ordering::Relaxed);
+                    total.0.add(&ran.stats);
+                    if ran.exit == Exit::Pass {
+                        total.1 += 1;
+                    } else {
+                        total.2 = total.2.max(ran.exit);
                         stop.store(!args.keeps_going, Ordering::Relaxed);
                     }
-                    show(&report, &args);
+                    show(args, *case, &ran);
                 }
             });
         }
     });
+    if let Some(error) = error.into_inner().expect("no holder panics") {
+        return Err(error);
+    }
+    let (stats, passed, exit) = total.into_inner().expect("no holder panics");
     let seconds = started.elapsed().as_secs_f64();
-    let count = next.into_inner().min(args.seeds.len());
-    let failed = failed.into_inner();
-    let (simulated, events, ops, gaps) = total.into_inner().expect("no holder panics");
+    let cpu = (stats.cpu_us as f64 / 1e6).max(1e-6);
+    let count = next.into_inner().min(args.cases.len());
     println!(
-        "{count} seeds, {failed} failed; {:.0} s simulated, {events} events, {ops} operations in {seconds:.1} s \
-         ({:.1} seeds/s); checks given up: {gaps}",
-        simulated as f64 / 1e6,
+        "{:.0} s simulated, {} events, {} operations in {seconds:.1} s ({:.1} seeds/s); checks given up: {}",
+        stats.simulated_us as f64 / 1e6,
+        stats.events,
+        stats.ops,
         count as f64 / seconds,
+        stats.gaps,
     );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if stats.cpu_us > 0 {
+        println!(
+            "per second of CPU: {:.0} s simulated, {:.0} operations",
+            stats.simulated_us as f64 / 1e6 / cpu,
+            stats.ops as f64 / cpu
+        );
+    }
+    println!("passed {passed} of {count}");
+    Ok(exit)
 }
 
-fn show(report: &Report, args: &Args) {
+fn one(
+    args: &Args,
+    case: Case,
+    launcher: Option<&Launcher>,
+    is_twice: bool,
+) -> Result<Ran, String> {
+    let Some(launcher) = launcher.filter(|_| case.tier == Tier::Cluster) else {
+        let options = Options::draw(case.seed, case.profile, args.bug);
+        return Ok(core(args, &run(options, args.trace.is_some())));
+    };
+    let order = Order {
+        seed: case.seed,
+        profile: case.profile,
+        trace: args.trace.as_deref(),
+        plant: args.plant.as_deref(),
+        shows_options: args.command == Command::Run,
+    };
+    let mut ran = launcher.run(order)?;
+    if is_twice && ran.exit == Exit::Pass {
+        let again = launcher.run(order)?;
+        if again.stats.hash != ran.stats.hash {
+            ran.exit = Exit::Difference;
+            ran.text += &format!(
+                "FAILED seed {}: The same seed is the same run.\ntrace {:016x}, then {:016x}\n",
+                case.seed, ran.stats.hash, again.stats.hash
+            );
+        }
+    }
+    if ran.exit != Exit::Pass {
+        let replay = Options::draw(case.seed, case.profile, None).replay();
+        let plant = args.plant.as_ref().map_or(String::new(), |name| format!(" --plant {name}"));
+        ran.text += &format!("replay: {replay} --tier cluster{plant}\n");
+    }
+    Ok(ran)
+}
+
+/// What the core tier found, in the words of both.
+fn core(args: &Args, report: &Report) -> Ran {
     let seed = report.options.seed;
-    if args.seeds.len() == 1 {
-        println!("{:#?}", report.options);
+    let mut text = String::new();
+    if args.command == Command::Run {
+        text += &format!("{:#?}\n", report.options);
     }
     if let (Some(file), Some(lines)) = (&args.trace, &report.trace)
         && let Err(error) = std::fs::write(file, lines.join("\n") + "\n")
     {
         eprintln!("{file}: {error}");
     }
-    if !args.is_quiet || args.seeds.len() == 1 {
-        println!(
-            "seed {seed}: trace {:016x}, {} members, {:.0} s, {} operations ({} unknown), revision {}, {} terms, \
-             {:?}, {} hashes compared{}{}",
-            report.trace_hash,
-            report.options.nodes,
-            report.simulated_us as f64 / 1e6,
-            report.ops,
-            report.unknown,
-            report.revision,
-            report.terms,
-            report.counts,
-            report.hashes_compared,
-            match report.effort.given_up {
-                0 => String::new(),
-                n => format!(", {n} of {} keys given up", report.effort.keys),
-            },
-            report.lost_at.map_or(String::new(), |i| format!(", log not followed from index {i}")),
-        );
-    }
+    text += &format!(
+        "seed {seed}: trace {:016x}, {} members, {:.0} s, {} operations ({} unknown), revision {}, {} terms, {:?}, \
+         {} hashes compared{}{}\n",
+        report.trace_hash,
+        report.options.nodes,
+        report.simulated_us as f64 / 1e6,
+        report.ops,
+        report.unknown,
+        report.revision,
+        report.terms,
+        report.counts,
+        report.hashes_compared,
+        match report.effort.given_up {
+            0 => String::new(),
+            n => format!(", {n} of {} keys given up", report.effort.keys),
+        },
+        report.lost_at.map_or(String::new(), |i| format!(", log not followed from index {i}")),
+    );
+    let mut exit = Exit::Pass;
     if let Some(failure) = &report.failure {
-        println!("FAILED seed {seed}: {}", failure.promise);
-        if args.seeds.len() > 1 {
-            println!("{:?}", report.options);
-        }
-        println!("{}\nreplay: {}", shorten(&failure.detail), report.options.replay());
+        exit = report::exit_of(failure);
+        text += &format!("FAILED seed {seed}: {}\n", failure.promise);
+        text += &format!("{:?}\n{}\n", report.options, report::shorten(&failure.detail));
+        text += &format!("replay: {}\n", report.options.replay());
     }
-}
-
-/// Padding of values says nothing.
-fn shorten(text: &str) -> String {
-    let mut out = String::new();
-    let mut dots = 0;
-    for c in text.chars() {
-        dots = if c == '.' { dots + 1 } else { 0 };
-        if dots <= 3 {
-            out.push(c);
-        }
-    }
-    out
-}
-
-fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
-    let mut parsed = Args {
-        seeds: (0..100).collect(),
-        profile: Profile::Swarm,
-        bug: None,
-        trace: None,
-        jobs: 1,
-        keeps_going: false,
-        is_quiet: false,
+    let stats = Stats {
+        hash: report.trace_hash,
+        simulated_us: report.simulated_us,
+        ops: report.ops as u64,
+        events: report.counts.events,
+        gaps: (report.effort.given_up + usize::from(report.lost_at.is_some())) as u64,
+        cpu_us: 0,
     };
-    let number = |text: &str| text.parse::<u64>().map_err(|e| format!("{text}: {e}"));
-    while let Some(flag) = args.next() {
-        let mut value = || args.next().ok_or(format!("{flag} wants a value"));
-        match flag.as_str() {
-            "--seed" => parsed.seeds = vec![number(&value()?)?],
-            "--seeds" => {
-                let text = value()?;
-                let (a, b) = text.split_once("..").ok_or("--seeds wants A..B")?;
-                parsed.seeds = (number(a)?..number(b)?).collect();
+    Ran { exit, stats, text }
+}
+
+fn show(args: &Args, case: Case, ran: &Ran) {
+    let is_shown = args.command == Command::Run || !args.is_quiet || ran.exit != Exit::Pass;
+    if is_shown {
+        print!("{}", ran.text);
+    }
+    if args.command == Command::Bugs && ran.exit != Exit::Pass {
+        println!("(seed {} of {:?} had failed before)", case.seed, case.tier);
+    }
+}
+
+/// Turns on one mistake after the other, and counts seeds until it is noticed.
+fn planted(args: &Args) -> Result<Exit, String> {
+    let launcher = Launcher::build(true)?;
+    println!("commit {}, {PLANTED_SEEDS} storms at most for each", commit());
+    let bugs = norn_planted::Bug::ALL;
+    let mut caught = 0;
+    for bug in bugs {
+        let mut cpu_us = 0;
+        let mut found = None;
+        for seed in 0..PLANTED_SEEDS {
+            let profile = norn_sim::Profile::Storm;
+            let plant = Some(bug.name());
+            let ran = launcher.run(Order { seed, profile, plant, ..Order::default() })?;
+            cpu_us += ran.stats.cpu_us;
+            if ran.exit != Exit::Pass {
+                let promise = ran.text.lines().find_map(|line| {
+                    line.split_once(": ").filter(|(head, _)| head.starts_with("FAILED"))
+                });
+                found =
+                    Some((seed, promise.map_or(String::new(), |(_, promise)| promise.to_owned())));
+                break;
             }
-            "--file" => {
-                let file = value()?;
-                let text = std::fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
-                let words = text.lines().filter_map(|line| line.split_whitespace().next());
-                let seeds = words.filter(|word| !word.starts_with('#')).map(number);
-                parsed.seeds = seeds.collect::<Result<_, _>>()?;
+        }
+        let cpu = cpu_us as f64 / 1e6;
+        match found {
+            Some((seed, promise)) => {
+                caught += 1;
+                println!("{:16} seed {seed:3} after {cpu:5.1} CPU s: {promise}", bug.name());
             }
-            "--profile" => {
-                parsed.profile = match value()?.as_str() {
-                    "swarm" => Profile::Swarm,
-                    "calm" => Profile::Calm,
-                    "storm" => Profile::Storm,
-                    other => return Err(format!("no profile {other}")),
-                }
+            None => {
+                println!("{:16} NOT FOUND in {PLANTED_SEEDS} seeds, {cpu:.1} CPU s", bug.name());
             }
-            "--bug" => {
-                let name = value()?;
-                let found = BUGS.iter().find(|(n, _)| *n == name);
-                parsed.bug = Some(found.ok_or(format!("no bug {name}"))?.1);
-            }
-            "--trace" => parsed.trace = Some(value()?),
-            "--jobs" => parsed.jobs = number(&value()?)?.max(1) as usize,
-            "--keep-going" => parsed.keeps_going = true,
-            "--quiet" => parsed.is_quiet = true,
-            _ => return Err(format!("unknown flag {flag}")),
+        }
+        if !args.is_quiet {
+            println!("{:16} ({})", "", bug.cause());
         }
     }
-    Ok(parsed)
+    println!("caught {caught} of {}", bugs.len());
+    Ok(if caught == bugs.len() { Exit::Pass } else { Exit::Harness })
 }

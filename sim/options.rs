@@ -175,7 +175,7 @@ impl Options {
 
     /// The line that runs this again.
     pub fn replay(&self) -> String {
-        let mut line = format!("cargo run -p norn-sim -- --seed {}", self.seed);
+        let mut line = format!("cargo sim run --seed {}", self.seed);
         if self.profile != Profile::Swarm {
             line += &format!(" --profile {}", format!("{:?}", self.profile).to_lowercase());
         }

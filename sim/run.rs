@@ -4,10 +4,11 @@ use bytes::Bytes;
 use norn_node::Method;
 use prost::Message as _;
 
+use crate::check::convergence;
 use crate::check::linearizable::Effort;
-use crate::check::{convergence, durability, linearizable, revision, watch};
-use crate::history::{Failure, Outcome, Verdict};
+use crate::history::{Failure, Outcome};
 use crate::options::Options;
+use crate::verdict::{self, Record};
 use crate::workload;
 use crate::world::{CallFor, Counts, World};
 
@@ -38,10 +39,17 @@ pub fn run(options: Options, keeps_trace: bool) -> Report {
     if world.failure.is_none() {
         recover(&mut world);
     }
-    if world.failure.is_none()
-        && let Err(failure) = judge(&world, &mut effort)
-    {
-        world.fail(failure);
+    if world.failure.is_none() {
+        let record = Record {
+            ops: &world.ops,
+            spans: &world.spans,
+            open: &world.open_spans(),
+            raft: &world.raft,
+            quiet_revision: world.quiet_revision,
+        };
+        if let Err(failure) = verdict::judge(&record, &mut effort) {
+            world.fail(failure);
+        }
     }
     let unknown = world.ops.iter().filter(|op| matches!(op.outcome, Outcome::Unknown)).count();
     Report {
@@ -102,21 +110,4 @@ fn standing(world: &World, from: u64) -> convergence::Standing {
         (*served, at)
     });
     convergence::Standing { waited_us: world.now - from, members: members.collect() }
-}
-
-fn judge(world: &World, effort: &mut Effort) -> Verdict {
-    *effort = linearizable::check(&world.ops)?;
-    if world.raft.lost_at.is_some() {
-        return Ok(());
-    }
-    let model = &world.raft.model;
-    durability::check(&world.ops, model)?;
-    revision::check(&world.ops, model)?;
-    let open = world.open_spans();
-    for (at, span) in world.spans.iter().enumerate() {
-        // What happened in the last moments may still be on its way.
-        let until = open.contains(&at).then_some(world.quiet_revision);
-        watch::check(span, model, until)?;
-    }
-    Ok(())
 }

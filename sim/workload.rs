@@ -125,6 +125,27 @@ pub fn put(key: &Bytes, value: &Bytes, lease: i64) -> pb::PutRequest {
     pb::PutRequest { key: key.clone(), value: value.clone(), lease, ..Default::default() }
 }
 
+/// Creates a watch of a key (or all) from a revision on.
+pub fn watch(key: Option<&Bytes>, start_revision: i64, progress_notify: bool) -> Bytes {
+    let all = Bytes::from_static(&[0]);
+    let request = pb::WatchCreateRequest {
+        key: key.unwrap_or(&all).clone(),
+        range_end: if key.is_none() { all } else { Bytes::new() },
+        start_revision,
+        progress_notify,
+        prev_kv: true,
+        ..Default::default()
+    };
+    let union = pb::watch_request::RequestUnion::CreateRequest(request);
+    pb::WatchRequest { request_union: Some(union) }.encode_to_vec().into()
+}
+
+/// Asks how far the watches of a stream are.
+pub fn watch_progress() -> Bytes {
+    let request = pb::watch_request::RequestUnion::ProgressRequest(Default::default());
+    pb::WatchRequest { request_union: Some(request) }.encode_to_vec().into()
+}
+
 pub fn encode(ask: &Ask) -> (Method, Bytes) {
     let (method, body) = match ask {
         Ask::Put { key, value, lease } => (Method::Put, put(key, value, *lease).encode_to_vec()),
@@ -184,17 +205,20 @@ fn swap(key: &Bytes, expect: &Option<Bytes>, value: &Bytes) -> Vec<u8> {
 }
 
 pub fn outcome(ask: &Ask, result: Result<Bytes, Error>) -> Outcome {
-    let body = match result {
-        Ok(body) => body,
+    match result {
+        Ok(body) => answer(ask, body),
         // Only what the state itself refused is sure not to happen later.
         Err(
             error @ (Error::LeaseNotFound
             | Error::LeaseExists
             | Error::Compacted
             | Error::FutureRevision),
-        ) => return Outcome::Refused(error.to_string()),
-        Err(_) => return Outcome::Unknown,
-    };
+        ) => Outcome::Refused(error.to_string()),
+        Err(_) => Outcome::Unknown,
+    }
+}
+
+fn answer(ask: &Ask, body: Bytes) -> Outcome {
     fn read<M: Message + Default>(body: Bytes) -> M {
         M::decode(body).expect("a node's reply is the message it should be")
     }

@@ -812,7 +812,7 @@ impl World {
         let stream = StreamId(self.next_token);
         self.by_stream.insert(stream, watcher);
         let span = self.spans.len();
-        let body = create(key.as_ref(), start, self.rng.permille(500));
+        let body = workload::watch(key.as_ref(), start, self.rng.permille(500));
         self.spans.push(Span { node, key, start, responses: Vec::new() });
         let incarnation = self.members[node].incarnation;
         self.watchers[watcher] =
@@ -835,9 +835,7 @@ impl World {
         let input = Input::WatchDrained { stream, count: 1 };
         self.after(drain, Event::Input { node, incarnation, input });
         if !response.events.is_empty() && self.rng.permille(100) {
-            let request = pb::watch_request::RequestUnion::ProgressRequest(Default::default());
-            let body = pb::WatchRequest { request_union: Some(request) }.encode_to_vec().into();
-            let input = Input::WatchRequest { stream, body };
+            let input = Input::WatchRequest { stream, body: workload::watch_progress() };
             self.after(drain, Event::Input { node, incarnation, input });
         }
         if self.options.bug == Some(Bug::WatchResponseLost) && self.rng.permille(20) {
@@ -863,20 +861,6 @@ pub enum CallFor {
     Hash,
     Content,
     Probe,
-}
-
-fn create(key: Option<&Bytes>, start_revision: i64, progress_notify: bool) -> Bytes {
-    let all = Bytes::from_static(&[0]);
-    let request = pb::WatchCreateRequest {
-        key: key.unwrap_or(&all).clone(),
-        range_end: if key.is_none() { all } else { Bytes::new() },
-        start_revision,
-        progress_notify,
-        prev_kv: true,
-        ..Default::default()
-    };
-    let union = pb::watch_request::RequestUnion::CreateRequest(request);
-    pb::WatchRequest { request_union: Some(union) }.encode_to_vec().into()
 }
 
 /// The founding members, none of them running yet.

@@ -20,6 +20,8 @@ pub struct RaftCheck {
     /// The first applied entry that no member could show: from there on there is no model.
     pub lost_at: Option<u64>,
     revisions: BTreeMap<u64, (i64, u64)>,
+    /// Where a member lives.
+    hosts: BTreeMap<u64, usize>,
 }
 
 impl RaftCheck {
@@ -31,8 +33,22 @@ impl RaftCheck {
         self.last.remove(&id);
     }
 
+    /// The same, by where it lives.
+    pub fn host_restarted(&mut self, host: usize) {
+        self.last.retain(|id, _| self.hosts.get(id) != Some(&host));
+    }
+
     pub fn leader_count(&self) -> usize {
         self.leaders.len()
+    }
+
+    pub fn lives_on(&mut self, id: u64, host: usize) {
+        self.hosts.insert(id, host);
+    }
+
+    /// Where the leader of a term lives, if one was seen.
+    pub fn leader_of(&self, term: u64) -> Option<usize> {
+        self.hosts.get(self.leaders.get(&term)?).copied()
     }
 
     /// After every turn.

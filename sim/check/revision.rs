@@ -52,20 +52,31 @@ fn real_time(ops: &[Op]) -> Verdict {
     Ok(())
 }
 
-/// Serializable reads of one member in one life never go back.
+/// Serializable reads of one member in one life never go back: what was asked after an answer shows no less.
 fn per_member(ops: &[Op]) -> Verdict {
-    let mut highest: BTreeMap<(usize, u64), (&Op, i64)> = BTreeMap::new();
-    let mut reads: Vec<&Op> =
-        ops.iter().filter(|op| op.ask.is_serializable() && op.revision().is_some()).collect();
-    reads.sort_by_key(|op| op.returned);
-    for op in reads {
-        let revision = op.revision().unwrap_or(0);
-        let last = highest.entry((op.node, op.incarnation)).or_insert((op, revision));
-        if revision < last.1 {
-            let detail = format!("first: {:?}\nthen: {op:?}", last.0);
-            return Err(Failure::new("A member's revision never goes back.", detail));
+    let mut lives: BTreeMap<(usize, u64), Vec<&Op>> = BTreeMap::new();
+    for op in ops.iter().filter(|op| op.ask.is_serializable() && op.revision().is_some()) {
+        lives.entry((op.node, op.incarnation)).or_default().push(op);
+    }
+    for mut reads in lives.into_values() {
+        let mut returned = reads.clone();
+        returned.sort_by_key(|op| op.returned);
+        reads.sort_by_key(|op| op.called);
+        let mut returned = returned.into_iter().peekable();
+        let mut highest: Option<&Op> = None;
+        for op in reads {
+            while let Some(before) = returned.next_if(|b| b.returned < Some(op.called)) {
+                if highest.is_none_or(|most| before.revision() > most.revision()) {
+                    highest = Some(before);
+                }
+            }
+            if let Some(before) = highest
+                && op.revision() < before.revision()
+            {
+                let detail = format!("first: {before:?}\nthen: {op:?}");
+                return Err(Failure::new("A member's revision never goes back.", detail));
+            }
         }
-        *last = (op, revision);
     }
     Ok(())
 }

@@ -507,11 +507,15 @@ fn restart<D: Disk, R: Reader>(
         term: Term(start.term),
         conf_state,
     };
-    let is_unused = entries.is_empty() && start.index == 0 && saved.term == 0;
+    // The first write has a term in it, behind its entries: without one it was cut short, and nobody heard of it.
+    let is_unused = start.index == 0 && saved.term == 0 && applied == 0;
+    if is_unused {
+        entries.clear();
+    }
     let storage = MemStorage::recovered(snapshot, hard_state, entries);
     let mut raft = new_raft(config, id, applied, storage)?;
     if is_unused && let Start::New { members, .. } = &config.start {
-        // The first start ended before it had written anything but the name of the cluster.
+        // (With a part of the founding members it would know too few of them to ever be told the others.)
         let mut members = members.clone();
         members.sort_by_key(|m| m.id);
         let peers = members

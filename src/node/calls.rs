@@ -419,6 +419,9 @@ impl<R: Reader> Node<R> {
         if self.reads.wants_round(self.now) {
             let context = Bytes::copy_from_slice(&self.ids.next().to_be_bytes());
             self.reads.asked(context.clone(), self.now);
+            if planted!(ReadUnconfirmed) {
+                self.reads.confirmed(&context, self.applied);
+            }
             self.raft.read_index(context);
         }
     }

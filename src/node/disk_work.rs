@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use norn_planted::planted;
 use norn_raft::{ConfState, HardState, Message, Snapshot, codec};
 use norn_storage::revlog::{AppendId, CheckpointTicket, CollectProgress, CollectTicket};
 use norn_storage::snap_file::{self, SnapName};
@@ -200,7 +201,8 @@ impl<R: Reader> Node<R> {
         // the next start believes.)
         let state = state.or(self.work.unsaved);
         self.work.unsaved = None;
-        let save = Save { entries: &entries, state, snapshot: record, sync: true };
+        let sync = !planted!(SyncIgnored);
+        let save = Save { entries: &entries, state, snapshot: record, sync };
         self.wal.append(&save, &mut ops);
         let batch = self.batch(DiskQueue::Log, ops);
         self.out.disk.push(batch.clone());

@@ -47,8 +47,14 @@ macro_rules! catalogue {
 }
 
 catalogue! {
-    /// A sync of the WAL is taken for done when it was only submitted.
+    /// Entries and votes count as saved when they were written, without a sync.
     SyncIgnored,
+    /// A linearizable read is answered without asking whether the leader still leads.
+    ReadUnconfirmed,
+    /// A watch that resumes at a revision begins with the one after it.
+    WatchSkips,
+    /// A new stream of appends to a member goes on with the positions of the one before.
+    StreamGoesOn,
 
     // What the fuzz targets are examined with, one each.
     /// The WAL reader takes a record whose checksum does not hold.

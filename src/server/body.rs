@@ -9,9 +9,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 use norn_node::StreamId;
-use tokio::sync::mpsc;
 
 use crate::core::Core;
+use crate::runtime::sync::mpsc;
 
 /// Part of a streaming response.
 #[derive(Debug)]

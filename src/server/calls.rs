@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use norn_node::{Error, Time, Token};
-use tokio::sync::oneshot;
 
 use crate::grpc::Answer;
+use crate::runtime::sync::oneshot;
 
 /// Calls waiting for a reply. Beyond it they are refused: each costs memory, and none would be answered in time.
 const CALLS_MAX: usize = 200_000;

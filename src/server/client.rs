@@ -7,9 +7,10 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use crate::body::Body;
+use crate::runtime::net::TcpStream;
+use crate::runtime::{task, time};
 use crate::url::address;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,10 +30,10 @@ where
     if !url.starts_with("http://") {
         return Err(format!("{url}: only http is supported between members").into());
     }
-    let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(address(url))).await??;
+    let stream = time::timeout(DIAL_TIMEOUT, TcpStream::connect(address(url))).await??;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         // (Whoever uses the connection sees its end.)
         let _ = connection.await;
     });
@@ -52,7 +53,7 @@ async fn exchange(url: &str, request: Request<Full<Bytes>>) -> Result<(u16, Byte
         let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
         Ok::<_, Failure>((status, body))
     };
-    tokio::time::timeout(ANSWER_TIMEOUT, asked).await?
+    time::timeout(ANSWER_TIMEOUT, asked).await?
 }
 
 pub async fn get(url: &str, path: &str) -> Result<(u16, Bytes), Failure> {
@@ -72,7 +73,7 @@ pub async fn get_with_cluster(url: &str, path: &str) -> Result<(u16, Bytes, u64)
         let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
         Ok::<_, Failure>((status, body, id))
     };
-    tokio::time::timeout(ANSWER_TIMEOUT, asked).await?
+    time::timeout(ANSWER_TIMEOUT, asked).await?
 }
 
 pub async fn post(

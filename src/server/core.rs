@@ -13,9 +13,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use norn_node::{
@@ -23,14 +24,16 @@ use norn_node::{
     StreamId, Time, Token,
 };
 use norn_raft::Message;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::body::{Part, framed};
 use crate::calls::{Caller, Calls};
-use crate::file_disk::{FileDisk, FileReader};
 use crate::grpc::{Answer, Status};
 use crate::log::{Level, Log, Value};
 use crate::metrics::{DiskMetrics, GrpcMetrics};
+use crate::runtime::disk::{Disk, Reader};
+use crate::runtime::sync::{Notify, mpsc, oneshot, watch};
+use crate::runtime::time::Instant;
+use crate::runtime::{self, task, time};
 use crate::transport::Transport;
 
 /// What the process is doing, for those who wait for a change of it.
@@ -60,7 +63,7 @@ pub struct Core {
 }
 
 struct Inner {
-    host: Host<FileDisk, FileReader>,
+    host: Host<Disk, Reader>,
 }
 
 #[derive(Default)]
@@ -126,7 +129,7 @@ impl Drop for Withdraw<'_> {
 
 impl Core {
     pub fn new(
-        host: Host<FileDisk, FileReader>,
+        host: Host<Disk, Reader>,
         wake: Arc<Notify>,
         started: Instant,
         log: Rc<Log>,
@@ -231,7 +234,7 @@ impl Core {
         }
     }
 
-    pub fn with_node<T>(&self, look: impl FnOnce(&Node<FileReader>) -> T) -> T {
+    pub fn with_node<T>(&self, look: impl FnOnce(&Node<Reader>) -> T) -> T {
         look(self.inner.borrow().host.node())
     }
 
@@ -241,8 +244,7 @@ impl Core {
 
     /// Runs turns for the life of the server.
     pub async fn run(self: Rc<Core>) {
-        let sleep = tokio::time::sleep(Duration::ZERO);
-        tokio::pin!(sleep);
+        let mut sleep = pin!(time::sleep(Duration::ZERO));
         loop {
             let deadline = self.turn();
             if let Phase::Failed(_) = &*self.phase.borrow() {
@@ -251,11 +253,11 @@ impl Core {
             let left = deadline.since(self.now());
             if left == 0 {
                 // Work that nobody waits for: others first.
-                tokio::task::yield_now().await;
+                task::yield_now().await;
                 continue;
             }
-            sleep.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(left));
-            tokio::select! {
+            sleep.as_mut().reset(Instant::now() + Duration::from_millis(left));
+            runtime::select! {
                 () = self.wake.notified() => {}
                 () = &mut sleep => {}
             }
@@ -265,7 +267,10 @@ impl Core {
     fn turn(self: &Rc<Core>) -> Time {
         let inputs = std::mem::take(&mut *self.inbox.borrow_mut());
         let mut outbox = self.outbox.borrow_mut();
-        let deadline = self.inner.borrow_mut().host.turn(self.now(), inputs, &mut *outbox);
+        let mut inner = self.inner.borrow_mut();
+        let deadline = inner.host.turn(self.now(), inputs, &mut *outbox);
+        runtime::turned(inner.host.node());
+        drop(inner);
         while let Some((token, caller)) = outbox.calls.expired(self.now()) {
             self.input(Input::Forget { token });
             if let Caller::Client(answer) = caller {
@@ -357,7 +362,7 @@ impl Core {
     }
 
     /// Another handle for reading the disk.
-    pub fn reader(&self) -> FileReader {
+    pub fn reader(&self) -> Reader {
         self.inner.borrow_mut().host.disk_mut().reader()
     }
 

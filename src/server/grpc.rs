@@ -16,6 +16,8 @@ use norn_node::{Code, Error, Method};
 use crate::body::{Body, FRAME_HEAD_BYTES, frame_head, framed};
 use crate::core::Core;
 use crate::http2::{self, Inbound};
+// (Tokio's, or the simulation's.)
+use crate::runtime as tokio;
 use crate::streams;
 
 /// Above `--max-request-bytes`, what a message may have on the way (etcd's allowance).

@@ -15,14 +15,16 @@ use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{Request, Response};
 use http_body::Body as _;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
 
 use crate::body::Body;
 use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::grpc;
+// (Tokio's, or the simulation's.)
+use crate::runtime as tokio;
+use crate::runtime::io::{AsyncRead, AsyncWrite};
+use crate::runtime::sync::watch;
+use crate::runtime::time::{Instant, Sleep};
 
 /// Bytes of one stream, and of all streams of a connection, that may be on their way to us unread. Requests are at
 /// most two megabytes; more only costs memory.

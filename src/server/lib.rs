@@ -22,6 +22,8 @@ pub mod log;
 pub mod metrics;
 pub mod peer_codec;
 pub mod peer_http;
+pub mod received;
+pub mod runtime;
 pub mod serve;
 pub mod streams;
 pub mod transport;

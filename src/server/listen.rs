@@ -9,15 +9,17 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use hyper_util::rt::TokioIo;
 
 use crate::authority::Authorities;
 use crate::collected::Collected;
 use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::http2;
+use crate::runtime::net::{TcpListener, TcpStream};
+use crate::runtime::sync::watch;
+use crate::runtime::time::HyperTimer;
+use crate::runtime::{self, task, time};
 use crate::url::address;
 
 /// What a client of HTTP/2 says first, as far as no other request begins like it.
@@ -67,7 +69,7 @@ pub async fn accept(
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
-        let accepted = tokio::select! {
+        let accepted = runtime::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
         };
@@ -77,9 +79,9 @@ pub async fn accept(
                 let _ = stream.set_nodelay(true);
                 let connection =
                     connection(Rc::clone(&core), stream, serves, Rc::clone(&config), stop.clone());
-                tokio::task::spawn_local(connection);
+                task::spawn_local(connection);
             }
-            Err(_) => tokio::time::sleep(ACCEPT_RETRY).await,
+            Err(_) => time::sleep(ACCEPT_RETRY).await,
         }
     }
 }
@@ -98,7 +100,7 @@ async fn connection(
             Serves::HttpOnly | Serves::Peers => false,
             Serves::GrpcAndHttp => {
                 let begins = stream.begins_with(HTTP2_PREFACE);
-                match tokio::time::timeout(HEADER_TIMEOUT, begins).await {
+                match time::timeout(HEADER_TIMEOUT, begins).await {
                     Ok(Ok(is_http2)) => is_http2,
                     // (Silent, or gone.)
                     _ => return,
@@ -130,10 +132,10 @@ async fn http1(
         }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.timer(HyperTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     // (How a connection ends is the client's business.)
-    tokio::select! {
+    runtime::select! {
         _ = served.as_mut() => {}
         _ = stop.wait_for(|stop| *stop) => {
             served.as_mut().graceful_shutdown();

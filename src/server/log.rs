@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::runtime;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -141,7 +142,7 @@ impl Log {
             return;
         }
         let mut line = String::with_capacity(160);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = runtime::time::unix();
         let ts = timestamp(now.as_secs(), now.subsec_micros());
         let mut body = String::new();
         for (name, value) in fields {
@@ -176,7 +177,7 @@ impl Log {
         for output in &self.outputs {
             // (A log that cannot be written must not stop the server.)
             let _ = match output {
-                Output::Stderr => std::io::stderr().write_all(line.as_bytes()),
+                Output::Stderr => runtime::stderr().write_all(line.as_bytes()),
                 Output::Stdout => std::io::stdout().write_all(line.as_bytes()),
                 Output::File(file) => match file.lock() {
                     Ok(mut file) => file.write_all(line.as_bytes()),

@@ -1,6 +1,5 @@
 //! What other members ask over the peer port: raft's streams and posts, snapshots, members, leases.
 
-use std::io::Write;
 use std::rc::Rc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -17,6 +16,7 @@ use crate::body::Body;
 use crate::client::{JSON, PLAIN, page};
 use crate::core::Core;
 use crate::peer_codec::StreamKind;
+use crate::runtime::disk::Received;
 use crate::transport::{hex_header, snapshot_index};
 
 /// One posted raft message.
@@ -47,9 +47,7 @@ async fn route(
         "/version" if is(HttpMethod::GET) => page(200, JSON, crate::http_api::version(core)),
         "/members" if is(HttpMethod::GET) => page(200, JSON, members(core)),
         "/raft/probing" if is(HttpMethod::GET) => {
-            let now = std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default();
+            let now = crate::runtime::time::unix();
             let now = crate::log::timestamp(now.as_secs(), now.subsec_micros());
             page(200, JSON, format!("{{\"OK\":true,\"Now\":\"{now}\"}}\n"))
         }
@@ -227,8 +225,7 @@ async fn snapshot(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body>
     }
     let index = snapshot_index(&message);
     let name = FileName::new(format!("member/snap/{index:016x}.snap.db"));
-    let dir = core.data_dir().join("member/snap");
-    match store(&dir, index, head.freeze(), body).await {
+    match store(core, &name, head.freeze(), body).await {
         Ok(()) => {
             core.input(Input::SnapshotReceived { message, file: name });
             empty(204)
@@ -243,29 +240,19 @@ async fn snapshot(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body>
 }
 
 async fn store(
-    dir: &std::path::Path,
-    index: u64,
+    core: &Core,
+    name: &FileName,
     first: Bytes,
     mut body: Incoming,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    // (Names that begin with tmp are swept at the next start.)
-    let temporary = dir.join(format!("tmp-received-{index:x}"));
-    let mut file = std::fs::File::create(&temporary)?;
-    file.write_all(&first)?;
+    let mut file = Received::create(core.data_dir(), name)?;
+    file.write(&first)?;
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
-            file.write_all(&data)?;
+            file.write(&data)?;
         }
     }
-    let target = dir.join(format!("{index:016x}.snap.db"));
-    let dir = dir.to_owned();
-    tokio::task::spawn_blocking(move || {
-        file.sync_all()?;
-        std::fs::rename(&temporary, &target)?;
-        std::fs::File::open(&dir)?.sync_all()
-    })
-    .await??;
-    Ok(())
+    file.finish().await
 }
 
 const NOT_APPLIED: &str = "waiting for node to catch up its applied index has timed out\n";

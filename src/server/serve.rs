@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use norn_node::{Config, Host, Input, Member, Node, SERVER_VERSION, Start, Time};
 use norn_storage::FileName;
 use norn_storage::wal::Wal;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
 
 use crate::client;
 use crate::config::ServerConfig;
 use crate::core::{Core, Phase};
-use crate::file_disk::FileDisk;
 use crate::listen::{self, Serves};
 use crate::log::{Level, Log, Value};
 use crate::metrics::DiskMetrics;
+use crate::runtime::disk::Disk;
+use crate::runtime::net::TcpListener;
+use crate::runtime::signal::Ends;
+use crate::runtime::sync::{Notify, watch};
+use crate::runtime::time::Instant;
+use crate::runtime::{self, task, time};
 use crate::transport::{Transport, server_version};
 
 /// How long a leader waits, on its way out, for somebody else to lead.
@@ -38,18 +40,19 @@ pub enum End {
 
 /// Runs the server on the current thread until it ends.
 pub fn run(config: ServerConfig, log: Log) -> End {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fatal(&log, &error.to_string()),
-    };
-    let local = tokio::task::LocalSet::new();
     let log = Rc::new(log);
-    local.block_on(&runtime, async {
-        match start(Rc::new(config), Rc::clone(&log)).await {
-            Ok(end) => end,
-            Err(error) => fatal(&log, &error),
-        }
-    })
+    match runtime::block_on(serve(Rc::new(config), Rc::clone(&log))) {
+        Ok(end) => end,
+        Err(error) => fatal(&log, &error.to_string()),
+    }
+}
+
+/// The server's whole life, as a task.
+pub async fn serve(config: Rc<ServerConfig>, log: Rc<Log>) -> End {
+    match start(config, Rc::clone(&log)).await {
+        Ok(end) => end,
+        Err(error) => fatal(&log, &error),
+    }
 }
 
 fn fatal(log: &Log, error: &str) -> End {
@@ -88,7 +91,7 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
     let wake = Arc::new(Notify::new());
     let disk_metrics = Arc::new(DiskMetrics::default());
     let waker = Arc::clone(&wake);
-    let mut disk = FileDisk::open(
+    let mut disk = Disk::open(
         &config.data_dir,
         config.wal_dir.as_deref(),
         config.no_fsync,
@@ -143,16 +146,16 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
         Rc::clone(&transport),
         config.data_dir.clone(),
     );
-    tokio::task::spawn_local(Rc::clone(&core).run());
-    tokio::task::spawn_local(Rc::clone(&transport).keep_alive());
-    tokio::task::spawn_local(transport.watch_versions(Rc::clone(&core)));
+    task::spawn_local(Rc::clone(&core).run());
+    task::spawn_local(Rc::clone(&transport).keep_alive());
+    task::spawn_local(transport.watch_versions(Rc::clone(&core)));
 
     let (stop, stopped) = watch::channel(false);
     let accept = |listeners: Vec<TcpListener>, serves: Serves| {
         for listener in listeners {
             let (core, config) = (Rc::clone(&core), Rc::clone(&config));
             let accepting = listen::accept(core, listener, serves, config, stopped.clone());
-            tokio::task::spawn_local(accepting);
+            task::spawn_local(accepting);
         }
     };
     accept(peer_listeners, Serves::Peers);
@@ -176,8 +179,7 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
         return Ok(end);
     }
     // Handlers first: whoever sees the line below may stop us at once.
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let mut ends = Ends::catch().map_err(|error| error.to_string())?;
     let (client_serves, traffic) = match http_listeners.is_empty() {
         true => (Serves::GrpcAndHttp, "grpc+http"),
         false => (Serves::GrpcOnly, "grpc"),
@@ -200,13 +202,12 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
     notify_systemd();
     log.info("successfully notified init daemon", &[]);
 
-    let (number, name) = tokio::select! {
-        _ = terminate.recv() => (SignalKind::terminate().as_raw_value(), "terminated"),
-        _ = interrupt.recv() => (SignalKind::interrupt().as_raw_value(), "interrupt"),
+    let (number, name) = runtime::select! {
+        signal = ends.next() => signal,
         phase = phase.wait_for(|phase| matches!(phase, Phase::Removed | Phase::Failed(_))) => {
             let end = phase.ok().and_then(|phase| ended(&log, &phase));
             // A removed member gets the time to tell its clients.
-            tokio::time::sleep(LINGER).await;
+            time::sleep(LINGER).await;
             core.close();
             return Ok(end.unwrap_or(End::Code(1)));
         }
@@ -260,10 +261,10 @@ async fn leave(core: &Rc<Core>, stop: &watch::Sender<bool>, config: &ServerConfi
         core.input(Input::TransferLeadership);
         let handed_over = async {
             while core.with_node(|node| node.is_leader() || !node.has_leader()) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                time::sleep(Duration::from_millis(5)).await;
             }
         };
-        match tokio::time::timeout(HAND_OVER, handed_over).await {
+        match time::timeout(HAND_OVER, handed_over).await {
             Ok(()) => log.info("leadership transfer finished", &[]),
             Err(_) => log.warn(
                 "leadership transfer failed",
@@ -271,7 +272,7 @@ async fn leave(core: &Rc<Core>, stop: &watch::Sender<bool>, config: &ServerConfi
             ),
         }
     }
-    tokio::time::sleep(LINGER).await;
+    time::sleep(LINGER).await;
     core.close();
     log.info("closed etcd server", &fields);
 }
@@ -309,11 +310,9 @@ fn log_start(config: &ServerConfig, log: &Log, is_initialized: bool) {
 }
 
 fn node_config(config: &ServerConfig, start: Start, started: Instant) -> Config {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let zero = since.saturating_sub(started.elapsed());
-    let seed = u64::try_from(since.as_nanos() & u128::from(u64::MAX)).unwrap_or(1);
+    let zero = time::unix().saturating_sub(started.elapsed());
     let first_url = config.advertise_peer_urls.first().map_or("", |url| url.as_str());
-    Config {
+    runtime::shape(Config {
         start,
         client_urls: config.advertise_client_urls.clone(),
         tick_ms: config.tick_ms,
@@ -332,10 +331,10 @@ fn node_config(config: &ServerConfig, start: Start, started: Instant) -> Config 
         auto_compaction: config.auto_compaction,
         watch_progress_interval_ms: config.watch_progress_interval_ms,
         lease_checkpoint: config.lease_checkpoint,
-        seed: seed ^ u64::from(std::process::id()),
+        seed: runtime::seed(),
         unix_ms_at_zero: u64::try_from(zero.as_millis()).unwrap_or(0),
         ..Config::new(&config.name, first_url)
-    }
+    })
 }
 
 fn founding(config: &ServerConfig) -> Start {
@@ -399,7 +398,7 @@ fn parse_members(body: &[u8]) -> Option<Vec<Member>> {
 async fn ask_founders(config: &ServerConfig) -> Result<(), String> {
     let own = own_urls(config)?;
     for url in other_urls(config) {
-        let asked = tokio::time::timeout(ASK_FOUNDERS, client::get(&url, "/members")).await;
+        let asked = time::timeout(ASK_FOUNDERS, client::get(&url, "/members")).await;
         let Ok(Ok((200, body))) = asked else { continue };
         let members = parse_members(&body).unwrap_or_default();
         let known = members.iter().find(|m| m.peer_urls == *own && !m.client_urls.is_empty());

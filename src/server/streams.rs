@@ -9,11 +9,12 @@ use norn_proto::{etcdserverpb as pb, leasepb};
 use norn_storage::{DiskRead, FileName};
 use prost::Message;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
 
 use crate::body::{Body, Part, WatchBody, framed};
 use crate::core::Core;
 use crate::grpc::{Question, Status, ok_trailers};
+use crate::runtime::sync::mpsc;
+use crate::runtime::{self, task, time};
 
 /// Parts of a stream that wait for their connection; the producer stops until there is room.
 const PARTS_MAX: usize = 4;
@@ -30,10 +31,10 @@ const FORWARD_RETRY: Duration = Duration::from_millis(50);
 pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usize) -> Body {
     let (stream, parts) = core.open_watch();
     let reader = Rc::clone(core);
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let requests = read_watch(&reader, question, stream);
         if needs_leader {
-            tokio::select! {
+            runtime::select! {
                 () = requests => {}
                 () = leaderless(&reader) => {
                     reader.end_watch(stream, Status::from(Error::NoLeader).trailers());
@@ -68,7 +69,7 @@ async fn leaderless(core: &Rc<Core>) {
     let mut looks = 0;
     let every = Duration::from_millis(core.with_node(|node| node.config().election_ms()));
     while looks < LEADERLESS_MAX {
-        tokio::time::sleep(every).await;
+        time::sleep(every).await;
         looks = if core.with_node(|node| node.has_leader()) { 0 } else { looks + 1 };
     }
 }
@@ -76,8 +77,8 @@ async fn leaderless(core: &Rc<Core>) {
 pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool, route: usize) -> Body {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let core = Rc::clone(core);
-    tokio::task::spawn_local(async move {
-        let ended = tokio::select! {
+    task::spawn_local(async move {
+        let ended = runtime::select! {
             result = keep_alives(&core, question, &sender) => result,
             () = leaderless(&core), if needs_leader => Err(Error::NoLeader.into()),
         };
@@ -185,10 +186,10 @@ async fn at_leader(
                     _ => {}
                 }
             }
-            tokio::time::sleep(FORWARD_RETRY).await;
+            time::sleep(FORWARD_RETRY).await;
         }
     };
-    match tokio::time::timeout(Duration::from_millis(timeout_ms), tries).await {
+    match time::timeout(Duration::from_millis(timeout_ms), tries).await {
         Ok(result) => result,
         Err(_) if core.with_node(|node| node.has_leader()) => Err(Error::Timeout.into()),
         Err(_) => Err(Error::NoLeader.into()),
@@ -239,10 +240,10 @@ pub async fn promote(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
                     _ => {}
                 }
             }
-            tokio::time::sleep(FORWARD_RETRY).await;
+            time::sleep(FORWARD_RETRY).await;
         }
     };
-    match tokio::time::timeout(Duration::from_millis(timeout_ms), tries).await {
+    match time::timeout(Duration::from_millis(timeout_ms), tries).await {
         Ok(result) => result,
         Err(_) => Err(Error::Timeout.into()),
     }
@@ -255,12 +256,12 @@ pub fn health_watch(core: &Rc<Core>, message: &[u8]) -> Body {
     let status: &[u8] = if message.is_empty() { &[0x08, 0x01] } else { &[0x08, 0x03] };
     let first = framed(status);
     let mut phase = core.phase();
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         if sender.send(Part::Message(first)).await.is_err() {
             return;
         }
         // (Open until the client or the server goes.)
-        tokio::select! {
+        runtime::select! {
             () = sender.closed() => {}
             _ = phase.wait_for(|p| matches!(p, crate::core::Phase::Failed(_))) => {}
         }
@@ -282,7 +283,7 @@ pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
     let first = core.with_node(|node| stream.next(node))?;
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let core = Rc::clone(core);
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let mut next = Ok(first);
         let trailers = loop {
             match next {
@@ -290,7 +291,7 @@ pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
                     if sender.send(Part::Message(framed(&chunk))).await.is_err() {
                         return;
                     }
-                    tokio::task::yield_now().await;
+                    task::yield_now().await;
                     next = core.with_node(|node| stream.next(node));
                 }
                 Ok(None) => break ok_trailers(),
@@ -308,7 +309,7 @@ pub async fn snapshot(core: &Rc<Core>) -> Result<Body, Status> {
     let version = core.with_node(|node| node.storage_version()).unwrap_or_default();
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let core = Rc::clone(core);
-    tokio::task::spawn_local(async move {
+    task::spawn_local(async move {
         let trailers = match send_file(&core, &file, &version, &sender).await {
             Ok(()) => ok_trailers(),
             Err(status) => status.trailers(),

@@ -10,16 +10,18 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use http_body_util::{BodyExt, Full};
 use norn_node::{Input, Member, SERVER_VERSION, parse_version};
+use norn_planted::planted;
 use norn_raft::{Message, MessageKind, NodeId, codec};
 use norn_storage::{DiskRead, FileName};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::body::{Body, Part};
 use crate::client;
 use crate::core::Core;
 use crate::log::Value;
 use crate::peer_codec::{Decoder, Encoder, StreamKind};
+use crate::runtime::sync::mpsc;
+use crate::runtime::task::JoinHandle;
+use crate::runtime::{self, task, time};
 
 /// Pieces (one per turn and stream) that wait for a connection. Beyond it messages are dropped: raft repairs that.
 pub const QUEUE_MAX: usize = 4096;
@@ -34,6 +36,9 @@ const REDIAL_AFTER: Duration = Duration::from_millis(100);
 const VERSIONS_EVERY: Duration = Duration::from_secs(4);
 /// A snapshot is read and sent in pieces of this size.
 const SNAPSHOT_PIECE: usize = 256 << 10;
+/// A snapshot of which nothing more is taken, and which nobody answers, is given up after this long: the machine that it
+/// goes to may have lost its power, and then says nothing for ever.
+const SNAPSHOT_STALL: Duration = Duration::from_secs(20);
 /// The oldest cluster that may talk to us.
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
 
@@ -127,7 +132,7 @@ impl Transport {
                     kind,
                     live_streams: Rc::clone(&live_streams),
                 };
-                tokio::task::spawn_local(reader.run())
+                task::spawn_local(reader.run())
             });
             let posts = Rc::default();
             let readers = readers.into();
@@ -141,7 +146,13 @@ impl Transport {
         let mut peers = self.peers.borrow_mut();
         let peer = peers.get_mut(&peer)?;
         let (parts, receiver) = mpsc::channel(QUEUE_MAX);
-        peer.writers.insert(kind, Writer { parts, encoder: Encoder::new(kind) });
+        let mut encoder = Encoder::new(kind);
+        if planted!(StreamGoesOn)
+            && let Some(before) = peer.writers.remove(&kind)
+        {
+            encoder = before.encoder;
+        }
+        peer.writers.insert(kind, Writer { parts, encoder });
         Some(receiver)
     }
 
@@ -183,7 +194,7 @@ impl Transport {
         let posts = Rc::clone(&peer.posts);
         posts.set(posts.get() + 1);
         let (transport, core, urls) = (Rc::clone(self), Rc::clone(core), peer.urls.clone());
-        tokio::task::spawn_local(async move {
+        task::spawn_local(async move {
             let mut body = Vec::new();
             codec::encode_message_into(&message, &mut body);
             let is_sent = transport.try_post(&urls, body.into()).await;
@@ -205,7 +216,7 @@ impl Transport {
                 let response = sender.send_request(request).await?;
                 Ok::<_, client::Failure>(response.status().as_u16())
             };
-            if let Ok(Ok(204)) = tokio::time::timeout(READ_TIMEOUT, sent).await {
+            if let Ok(Ok(204)) = time::timeout(READ_TIMEOUT, sent).await {
                 return true;
             }
         }
@@ -226,7 +237,7 @@ impl Transport {
         let to = message.to.0;
         let urls = self.peers.borrow().get(&to).map(|peer| peer.urls.clone()).unwrap_or_default();
         let (transport, core) = (Rc::clone(self), Rc::clone(core));
-        tokio::task::spawn_local(async move {
+        task::spawn_local(async move {
             let len = core.reader().len(&file).ok().flatten().unwrap_or(0);
             let fields = [
                 ("snapshot-index", Value::Number(snapshot_index(&message).cast_signed())),
@@ -259,17 +270,22 @@ impl Transport {
     ) -> Result<(), client::Failure> {
         let (parts, body) = mpsc::channel(4);
         let mut sender = client::connect::<Body>(url).await?;
-        let request = self
-            .sign(client::request("POST", url, "/raft/snapshot"))
-            .header("Content-Type", "application/octet-stream")
-            .body(Body::Stream(body))?;
         let mut head = Vec::new();
         codec::encode_message_into(message, &mut head);
         let mut first = (head.len() as u64).to_be_bytes().to_vec();
         first.extend_from_slice(&head);
         let reader = core.reader();
+        // (With its length told, half of it is never taken for the whole.)
+        let len = first.len() as u64 + reader.len(file)?.unwrap_or(0);
+        let request = self
+            .sign(client::request("POST", url, "/raft/snapshot"))
+            .header("Content-Type", "application/octet-stream")
+            .header("Content-Length", len)
+            .body(Body::Stream(body))?;
+        let taken = Rc::new(Cell::new(0));
+        let count = Rc::clone(&taken);
         let file = file.clone();
-        let feed = tokio::task::spawn_local(async move {
+        let feed = task::spawn_local(async move {
             if parts.send(Part::Raw(first.into())).await.is_err() {
                 return;
             }
@@ -279,9 +295,23 @@ impl Transport {
                 if piece.is_empty() || parts.send(Part::Raw(piece)).await.is_err() {
                     return;
                 }
+                count.set(at);
             }
         });
-        let response = sender.send_request(request).await;
+        let stalled = async {
+            let mut before = None;
+            while before != Some(taken.get()) {
+                before = Some(taken.get());
+                time::sleep(SNAPSHOT_STALL).await;
+            }
+        };
+        let response = runtime::select! {
+            response = sender.send_request(request) => response,
+            () = stalled => {
+                feed.abort();
+                return Err("no progress".into());
+            }
+        };
         feed.abort();
         match response?.status().as_u16() {
             204 => Ok(()),
@@ -292,7 +322,7 @@ impl Transport {
     /// Keeps idle streams alive.
     pub async fn keep_alive(self: Rc<Self>) {
         loop {
-            tokio::time::sleep(KEEP_ALIVE_EVERY).await;
+            time::sleep(KEEP_ALIVE_EVERY).await;
             for peer in self.peers.borrow_mut().values_mut() {
                 peer.writers.retain(|kind, writer| {
                     writer.parts.try_send(Part::Raw(kind.keep_alive())).is_ok()
@@ -321,7 +351,7 @@ impl Transport {
             } else {
                 VERSIONS_EVERY
             };
-            tokio::time::sleep(pause).await;
+            time::sleep(pause).await;
         }
     }
 
@@ -358,7 +388,7 @@ impl Reader {
                 let _ = self.read_from(url).await;
             }
             turn += 1;
-            tokio::time::sleep(REDIAL_AFTER).await;
+            time::sleep(REDIAL_AFTER).await;
         }
     }
 
@@ -370,7 +400,7 @@ impl Reader {
             .sign(client::request("GET", url, &path))
             .header("X-Raft-To", format!("{:x}", self.peer))
             .body(Full::default())?;
-        let asked = tokio::time::timeout(READ_TIMEOUT, sender.send_request(request)).await?;
+        let asked = time::timeout(READ_TIMEOUT, sender.send_request(request)).await?;
         let response = asked?;
         match response.status().as_u16() {
             200 => {}
@@ -388,7 +418,7 @@ impl Reader {
         let mut decoder = Decoder::new(self.kind, self.peer, self.transport.id());
         let mut body = response.into_body();
         loop {
-            let frame = tokio::time::timeout(READ_TIMEOUT, body.frame()).await?;
+            let frame = time::timeout(READ_TIMEOUT, body.frame()).await?;
             let Some(frame) = frame else { return Ok(()) };
             let Ok(data) = frame?.into_data() else { continue };
             decoder.push(&data);

@@ -1,9 +1,10 @@
 //! Three nodes: replication, changes of leader, snapshots, membership.
 
-use norn_node::{Config, Error, Input, Method, Start};
+use norn_node::{Config, Error, Host, Input, Method, Node, Start};
 use norn_proto::etcdserverpb as pb;
+use norn_storage::{DiskQueue, MemDisk};
 
-use crate::world::{World, bytes, put};
+use crate::world::{Seen, World, bytes, put};
 
 fn three() -> (World, u64) {
     let mut world = World::new(3, |config| {
@@ -200,4 +201,26 @@ fn a_leader_with_a_slow_disk_answers_about_a_lease_when_it_has_caught_up() {
     assert_eq!((reply.granted_ttl, &reply.keys[..]), (600, &[bytes("k")][..]));
     let reply: pb::LeaseKeepAliveResponse = world.finish(leader, renewed).unwrap();
     assert_eq!(reply.ttl, 600);
+}
+
+/// A member that kept only some of the founders would know too few to ever hear of the others.
+#[test]
+fn a_founding_cut_short_is_done_again() {
+    let whole = World::new(3, |config| config.wal_segment_bytes = 8 << 10);
+    let id = whole.nodes.keys().copied().next().unwrap();
+    let config = whole.configs[&id].clone();
+    let mut disk = MemDisk::new();
+    disk.defer(true);
+    let reader = disk.clone();
+    let node = Node::open(&mut disk, reader, config.clone(), whole.now).unwrap();
+    let mut host = Host::new(node, disk.clone());
+    host.turn(whole.now, [Input::Wake], &mut Seen::default());
+    assert!(disk.step(DiskQueue::Log), "the founding members are on their way to the disk");
+    for mut image in disk.crash_images() {
+        let reader = image.clone();
+        let node = Node::open(&mut image, reader, config.clone(), whole.now).unwrap();
+        let mut host = Host::new(node, image);
+        host.turn(whole.now, [Input::Wake], &mut Seen::default());
+        assert_eq!(host.node().members().iter().count(), 3);
+    }
 }

@@ -1,0 +1,75 @@
+//! The misfortunes of a cluster: those of the core tier, and what only whole machines have.
+
+use crate::fault::{self, Fault};
+use crate::options::Options;
+use crate::rng::Rng;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Strike {
+    Shared(Fault),
+    /// All connections between two machines are reset.
+    Sever {
+        a: usize,
+        b: usize,
+    },
+    /// The links of a client to some members are cut, in one direction or both.
+    Deaf {
+        client: usize,
+        draw: u64,
+        for_us: u64,
+    },
+    /// A clock jumps forward.
+    Jump {
+        node: usize,
+        by_us: u64,
+    },
+    /// From here on it runs at another rate.
+    Drift {
+        node: usize,
+        ppm: i64,
+    },
+}
+
+/// An explicit list, drawn before the run, in the order of time.
+pub fn draw(options: &Options, shared: &mut Rng, own: &mut Rng) -> Vec<(u64, Strike)> {
+    let drawn = fault::draw(options, shared).into_iter();
+    let mut list: Vec<_> = drawn.map(|(at, fault)| (at, Strike::Shared(fault))).collect();
+    let (nodes, clients) = (options.nodes as u64, options.clients as u64);
+    let is_calm = options.partition_every_us == 0 && options.loss_permille == 0;
+    let mut every = |mean: u64, rng: &mut Rng, make: &mut dyn FnMut(&mut Rng) -> Strike| {
+        if mean == 0 {
+            return;
+        }
+        let mut at = 0;
+        loop {
+            at += rng.between(mean / 4, mean * 7 / 4);
+            if at >= options.safety_us {
+                break;
+            }
+            list.push((at, make(rng)));
+        }
+    };
+    // Streams lose nothing but themselves: what is a loss rate of messages there is a rate of resets here.
+    let sever = 200_000_000_u64.checked_div(options.loss_permille).unwrap_or(0);
+    every(sever.min(8_000_000), own, &mut |rng| Strike::Sever {
+        a: rng.below(nodes) as usize,
+        b: rng.below(nodes + clients) as usize,
+    });
+    let deaf = if is_calm { 0 } else { 3_000_000 };
+    every(deaf, own, &mut |rng| Strike::Deaf {
+        client: rng.below(clients) as usize,
+        draw: rng.next(),
+        for_us: rng.heavy(700_000),
+    });
+    let off = if options.drift_ppm == 0 { 0 } else { 4_000_000 };
+    every(off, own, &mut |rng| Strike::Jump {
+        node: rng.below(nodes) as usize,
+        by_us: rng.heavy(500_000),
+    });
+    every(off, own, &mut |rng| Strike::Drift {
+        node: rng.below(nodes) as usize,
+        ppm: rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed(),
+    });
+    list.sort_by_key(|(at, _)| *at);
+    list
+}

@@ -1,0 +1,235 @@
+//! The members' machines: what is started on them, how they die, and what else happens to them.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use madsim::task::spawn_local;
+use norn_server::config::ServerConfig;
+use norn_server::flags;
+use norn_server::log::Log;
+use norn_server::runtime::net::address;
+use norn_server::runtime::simulated::{self as world, Death};
+use norn_server::serve::{self, End};
+
+use super::fault::Strike;
+use super::state::{Event, State, state};
+use crate::fault::Fault;
+use crate::history::Failure;
+use crate::member::CrashPoint;
+use crate::network::Network;
+use crate::options::Options;
+use crate::rng::Rng;
+
+/// The command line of a member.
+fn args(options: &Options, host: usize) -> Vec<String> {
+    let url = |host: usize, port: u16| format!("http://{}:{port}", address(host));
+    let members = (0..options.nodes).map(|n| format!("n{}={}", n + 1, url(n, 2380)));
+    let flags = [
+        ("name", format!("n{}", host + 1)),
+        ("data-dir", format!("n{}.norn", host + 1)),
+        ("listen-peer-urls", url(host, 2380)),
+        ("initial-advertise-peer-urls", url(host, 2380)),
+        ("listen-client-urls", url(host, 2379)),
+        ("advertise-client-urls", url(host, 2379)),
+        ("initial-cluster", members.collect::<Vec<_>>().join(",")),
+        ("initial-cluster-token", "sim".to_owned()),
+        ("initial-cluster-state", "new".to_owned()),
+        ("heartbeat-interval", options.tick_ms.to_string()),
+        ("election-timeout", (options.tick_ms * u64::from(options.election_ticks)).to_string()),
+        ("pre-vote", options.pre_vote.to_string()),
+        ("snapshot-count", options.snapshot_count.to_string()),
+        ("snapshot-catchup-entries", options.catch_up_entries.to_string()),
+        ("watch-progress-notify-interval", format!("{}ms", options.watch_progress_ms)),
+        ("feature-gates", format!("LeaseCheckpoint={}", options.lease_checkpoint)),
+    ];
+    flags.map(|(name, value)| format!("--{name}={value}")).into()
+}
+
+/// What `nornd` does, from its command line on.
+async fn nornd(args: Vec<String>) -> Result<End, String> {
+    let values = flags::parse(&args, []).map_err(|refusal| format!("{refusal:?}"))?;
+    let log = Log::new(values.text("log-level"), "json", "default")?;
+    let config = ServerConfig::new(&values)?;
+    Ok(serve::serve(Rc::new(config), Rc::new(log)).await)
+}
+
+pub fn start(state: &State, host: usize) {
+    let mut members = state.members.borrow_mut();
+    let member = &mut members[host];
+    if world::is_running(host) || state.has_failed() {
+        return;
+    }
+    member.incarnation += 1;
+    member.place = None;
+    let incarnation = member.incarnation;
+    let boot_syncs = std::mem::take(&mut member.boot_syncs);
+    if boot_syncs > 0 && !state.is_healed.get() {
+        world::disk_of(host).freeze_at_sync(boot_syncs);
+        member.may_end = true;
+    }
+    drop(members);
+    state.raft.borrow_mut().host_restarted(host);
+    state.note("start", host as u64, incarnation, String::new);
+    let args = args(&state.options, host);
+    world::start(host, &format!("n{}", host + 1), move || async move {
+        let how = match nornd(args).await {
+            Ok(how) => how,
+            Err(error) => panic!("the harness' command line was refused: {error}"),
+        };
+        self::state().happened(Event::Ended { host, incarnation, how });
+    });
+}
+
+/// Ends the process, and starts it again after a while.
+pub fn crash(state: &Rc<State>, rng: &mut Rng, host: usize, death: Death, down_us: u64) {
+    let mut members = state.members.borrow_mut();
+    let death = if std::mem::take(&mut members[host].is_lossy) { Death::Power } else { death };
+    state.note("crash", host as u64, death as u64, String::new);
+    members[host].crash_in = None;
+    members[host].may_end = false;
+    members[host].place = None;
+    drop(members);
+    state.counts.borrow_mut().crashes += 1;
+    world::kill(host, death, rng.next());
+    let state = Rc::clone(state);
+    spawn_local(async move {
+        madsim::time::sleep(Duration::from_micros(down_us)).await;
+        start(&state, host);
+    });
+}
+
+/// A process ended by itself.
+pub fn ended(state: &Rc<State>, rng: &mut Rng, host: usize, how: End) {
+    state.note("end", host as u64, 0, || format!("{how:?}"));
+    let is_frozen = world::disk_of(host).is_frozen();
+    let mut counts = state.counts.borrow_mut();
+    counts.ends += 1;
+    counts.boot_crashes += u64::from(is_frozen);
+    drop(counts);
+    let members = state.members.borrow();
+    let may_end = members[host].may_end || is_frozen;
+    let last = members[host].log.iter().rev().take(5).rev().cloned().collect::<Vec<_>>();
+    drop(members);
+    if may_end {
+        let death = if how == End::Signal(15) { Death::Process } else { Death::Power };
+        return crash(state, rng, host, death, 100_000);
+    }
+    let detail = format!("n{}: {how:?}\n{}", host + 1, last.join("\n"));
+    state.fail(Failure::new(
+        "A member opens after every crash, and does not end by itself.",
+        detail,
+    ));
+}
+
+/// Cuts links, and makes them whole after a while if nobody cut others since.
+fn cut(state: &Rc<State>, links: Vec<(usize, usize)>, for_us: u64) {
+    state.note("cut", links.len() as u64, 0, || format!("{links:?} for {for_us}"));
+    world::cut(links);
+    state.counts.borrow_mut().partitions += 1;
+    let count = state.counts.borrow().partitions;
+    let state = Rc::clone(state);
+    spawn_local(async move {
+        madsim::time::sleep(Duration::from_micros(for_us)).await;
+        if state.counts.borrow().partitions == count {
+            state.note("mend", 0, 0, String::new);
+            world::mend();
+        }
+    });
+}
+
+pub fn strike(state: &Rc<State>, rng: &mut Rng, strike: Strike) {
+    state.note("fault", 0, 0, || format!("{strike:?}"));
+    let nodes = state.options.nodes;
+    match strike {
+        Strike::Shared(fault) => shared(state, rng, fault),
+        Strike::Sever { a, b } => {
+            state.counts.borrow_mut().severed += 1;
+            world::sever(a, b);
+        }
+        Strike::Deaf { client, draw, for_us } => {
+            let mut rng = Rng::new(draw);
+            let client = nodes + client;
+            let both = (0..nodes).flat_map(|node| [(client, node), (node, client)]);
+            let links = both.filter(|_| rng.permille(600)).collect();
+            cut(state, links, for_us);
+        }
+        Strike::Jump { node, by_us } => {
+            state.counts.borrow_mut().jumps += 1;
+            world::jump(node, Duration::from_micros(by_us));
+        }
+        Strike::Drift { node, ppm } => world::set_rate(node, ppm),
+    }
+}
+
+fn death(power: bool) -> Death {
+    if power { Death::Power } else { Death::Process }
+}
+
+fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
+    match fault {
+        Fault::Crash { node, power, in_batches, sends, down_us, boot_syncs } => {
+            if !world::is_running(node) {
+                return;
+            }
+            state.members.borrow_mut()[node].boot_syncs = boot_syncs;
+            if in_batches == 0 {
+                crash(state, rng, node, death(power), down_us);
+            } else {
+                let point = CrashPoint { batches: in_batches, power, sends, down_us };
+                state.members.borrow_mut()[node].crash_in = Some(point);
+            }
+        }
+        Fault::Blackout { power, down_us } => {
+            for node in 0..state.options.nodes {
+                if world::is_running(node) {
+                    crash(state, rng, node, death(power), down_us + node as u64 * 1_000);
+                }
+            }
+        }
+        Fault::Partition { draw, for_us } => {
+            let leader = state.leader();
+            let links = Network::draw_partition(&mut Rng::new(draw), state.options.nodes, leader);
+            cut(state, links, for_us);
+        }
+        Fault::Pause { node, for_us } => {
+            world::pause(node);
+            spawn_local(async move {
+                madsim::time::sleep(Duration::from_micros(for_us)).await;
+                world::resume(node);
+            });
+        }
+        Fault::FailSync { node, nth } => {
+            if world::is_running(node) {
+                world::disk_of(node).fail_sync(nth);
+                let member = &mut state.members.borrow_mut()[node];
+                member.may_end = true;
+                member.is_lossy = true;
+            }
+        }
+        // Asked to end, a leader hands over.
+        Fault::Transfer { node } => {
+            if world::is_running(node) {
+                state.members.borrow_mut()[node].may_end = true;
+                world::terminate(node);
+            }
+        }
+    }
+}
+
+pub fn crash_point(state: &Rc<State>, rng: &mut Rng, host: usize, point: CrashPoint) {
+    if world::is_running(host) {
+        crash(state, rng, host, death(point.power), point.down_us);
+    }
+}
+
+/// The end of all faults.
+pub fn heal(state: &Rc<State>) {
+    state.is_healed.set(true);
+    state.note("heal", 0, 0, String::new);
+    world::mend();
+    for host in 0..state.options.nodes {
+        state.members.borrow_mut()[host].crash_in = None;
+        world::resume(host);
+        start(state, host);
+    }
+}

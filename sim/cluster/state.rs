@@ -1,0 +1,164 @@
+//! What is known about a run: to the machines' fate, to the clients and to whoever judges.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use norn_server::runtime::simulated as world;
+use tokio::sync::Notify;
+
+use crate::check::convergence::Place;
+use crate::check::hash::HashCheck;
+use crate::check::raft::RaftCheck;
+use crate::check::watch::Span;
+use crate::history::{Failure, Op};
+use crate::member::CrashPoint;
+use crate::options::Options;
+use crate::trace::Trace;
+
+/// Lines of a member's log that are kept for a report.
+const LOG_LINES: usize = 40;
+
+#[derive(Default)]
+pub struct Member {
+    /// Where it was after its last turn.
+    pub place: Option<Place>,
+    /// Grows with every start.
+    pub incarnation: u64,
+    pub served: bool,
+    /// A sync was made to fail, or it was told to end: its process may end by itself.
+    pub may_end: bool,
+    /// Its disk may have lost what the machine still shows: only a new start of the machine is a way out.
+    pub is_lossy: bool,
+    /// Disk batches until it crashes, and how.
+    pub crash_in: Option<CrashPoint>,
+    /// The next start is to be cut short after this many syncs.
+    pub boot_syncs: u64,
+    pub log: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub turns: u64,
+    pub crashes: u64,
+    pub boot_crashes: u64,
+    pub ends: u64,
+    pub partitions: u64,
+    pub severed: u64,
+    pub jumps: u64,
+    pub pieces: u64,
+    pub bytes: u64,
+    pub calls: u64,
+}
+
+/// Something a machine asks of whoever holds its fate.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Its process ended by itself.
+    Ended { host: usize, incarnation: u64, how: norn_server::serve::End },
+    /// It is in the middle of a disk batch, where it was to crash.
+    CrashPoint { host: usize, point: CrashPoint },
+}
+
+pub struct State {
+    pub options: Options,
+    pub members: RefCell<Vec<Member>>,
+    pub ops: RefCell<Vec<Op>>,
+    pub spans: RefCell<Vec<Span>>,
+    /// Per watcher: its span, while it is open.
+    pub open: RefCell<Vec<Option<usize>>>,
+    pub raft: RefCell<RaftCheck>,
+    pub hashes: RefCell<HashCheck>,
+    pub trace: RefCell<Trace>,
+    pub counts: RefCell<Counts>,
+    pub failure: RefCell<Option<Failure>>,
+    pub events: RefCell<Vec<Event>>,
+    /// There is an event, or a failure.
+    pub bell: Notify,
+    pub is_healed: Cell<bool>,
+    /// The revision when the cluster had converged.
+    pub quiet_revision: Cell<i64>,
+    /// The number of the last moment: moments at the same time have an order.
+    number: Cell<u64>,
+}
+
+thread_local! {
+    /// Programs of machines start with nothing but their number; here they find the rest.
+    static STATE: RefCell<Option<Rc<State>>> = const { RefCell::new(None) };
+}
+
+/// # Panics
+/// Outside of a run.
+pub fn state() -> Rc<State> {
+    STATE.with_borrow(|state| Rc::clone(state.as_ref().expect("a run is under way")))
+}
+
+impl State {
+    pub fn begin(options: Options, keeps_trace: bool) -> Rc<State> {
+        let members = (0..options.nodes).map(|_| Member::default()).collect();
+        let state = Rc::new(State {
+            members: RefCell::new(members),
+            ops: RefCell::default(),
+            spans: RefCell::default(),
+            open: RefCell::new(vec![None; options.watchers]),
+            raft: RefCell::new(RaftCheck::new()),
+            hashes: RefCell::default(),
+            trace: RefCell::new(Trace::new(keeps_trace)),
+            counts: RefCell::default(),
+            failure: RefCell::default(),
+            events: RefCell::default(),
+            bell: Notify::new(),
+            is_healed: Cell::new(false),
+            quiet_revision: Cell::new(0),
+            number: Cell::new(0),
+            options,
+        });
+        STATE.set(Some(Rc::clone(&state)));
+        state
+    }
+
+    /// True time, in microseconds.
+    pub fn now_us() -> u64 {
+        world::now().as_micros() as u64
+    }
+
+    /// This moment, later than all before.
+    pub fn moment(&self) -> (u64, u64) {
+        self.number.set(self.number.get() + 1);
+        (State::now_us(), self.number.get())
+    }
+
+    pub fn note(&self, what: &str, a: u64, b: u64, more: impl FnOnce() -> String) {
+        self.trace.borrow_mut().note(State::now_us(), what, a, b, more);
+    }
+
+    pub fn fail(&self, failure: Failure) {
+        self.failure.borrow_mut().get_or_insert(failure);
+        self.bell.notify_one();
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.failure.borrow().is_some()
+    }
+
+    pub fn happened(&self, event: Event) {
+        self.events.borrow_mut().push(event);
+        self.bell.notify_one();
+    }
+
+    pub fn said(&self, host: usize, line: &str) {
+        let mut members = self.members.borrow_mut();
+        let Some(member) = members.get_mut(host) else { return };
+        if member.log.len() == LOG_LINES {
+            member.log.remove(0);
+        }
+        member.log.push(line.to_owned());
+    }
+
+    /// Who leads, as far as its members know.
+    pub fn leader(&self) -> Option<usize> {
+        let members = self.members.borrow();
+        let (_, term, _) =
+            members.iter().filter_map(|m| m.place).max_by_key(|(_, term, _)| *term)?;
+        self.raft.borrow().leader_of(term)
+    }
+}

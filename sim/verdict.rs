@@ -1,0 +1,34 @@
+//! The verdict over a whole run: everything that can be judged only when it is over.
+
+use crate::check::linearizable::{self, Effort};
+use crate::check::raft::RaftCheck;
+use crate::check::watch::{self, Span};
+use crate::check::{durability, revision};
+use crate::history::{Op, Verdict};
+
+/// What was seen of a run.
+pub struct Record<'a> {
+    pub ops: &'a [Op],
+    pub spans: &'a [Span],
+    /// Spans whose watcher is still there.
+    pub open: &'a [usize],
+    pub raft: &'a RaftCheck,
+    /// The revision when the cluster had converged.
+    pub quiet_revision: i64,
+}
+
+pub fn judge(record: &Record<'_>, effort: &mut Effort) -> Verdict {
+    *effort = linearizable::check(record.ops)?;
+    if record.raft.lost_at.is_some() {
+        return Ok(());
+    }
+    let model = &record.raft.model;
+    durability::check(record.ops, model)?;
+    revision::check(record.ops, model)?;
+    for (at, span) in record.spans.iter().enumerate() {
+        // What happened in the last moments may still be on its way.
+        let until = record.open.contains(&at).then_some(record.quiet_revision);
+        watch::check(span, model, until)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Tokio, threads and files.
+
+use std::future::Future;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use norn_node::{Config, Node};
+pub use tokio::select;
+
+pub mod net {
+    pub use tokio::net::{TcpListener, TcpStream};
+}
+
+pub mod time {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    pub use hyper_util::rt::TokioTimer as HyperTimer;
+    pub use tokio::time::{Instant, Sleep, sleep, timeout};
+
+    /// The wall clock.
+    pub fn unix() -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+pub mod task {
+    pub use tokio::task::{JoinHandle, spawn_local, yield_now};
+}
+
+pub mod disk {
+    pub use crate::file_disk::{FileDisk as Disk, FileReader as Reader};
+    pub use crate::received::Received;
+}
+
+pub mod signal {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+
+    /// The two signals that end the process in order.
+    pub struct Ends {
+        terminate: Signal,
+        interrupt: Signal,
+    }
+
+    impl Ends {
+        /// From here on they do not end it at once any more.
+        pub fn catch() -> std::io::Result<Ends> {
+            let terminate = signal(SignalKind::terminate())?;
+            Ok(Ends { terminate, interrupt: signal(SignalKind::interrupt())? })
+        }
+
+        /// Number and name of the next one.
+        pub async fn next(&mut self) -> (i32, &'static str) {
+            tokio::select! {
+                _ = self.terminate.recv() => (SignalKind::terminate().as_raw_value(), "terminated"),
+                _ = self.interrupt.recv() => (SignalKind::interrupt().as_raw_value(), "interrupt"),
+            }
+        }
+    }
+}
+
+/// Runs a program on this thread to its end.
+///
+/// # Errors
+/// The system gives no event queue.
+pub fn block_on<F: Future>(program: F) -> std::io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(tokio::task::LocalSet::new().block_on(&runtime, program))
+}
+
+/// Another one for every process and start.
+pub fn seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let nanos = u64::try_from(since.as_nanos() & u128::from(u64::MAX)).unwrap_or(1);
+    nanos ^ u64::from(std::process::id())
+}
+
+/// Where the log goes by default.
+pub fn stderr() -> std::io::Stderr {
+    std::io::stderr()
+}
+
+/// Sizes that the simulation makes small; here they stay what they are.
+pub fn shape(config: Config) -> Config {
+    config
+}
+
+/// The simulation looks at the node after every turn.
+#[inline(always)]
+pub fn turned<R: norn_node::Reader>(_: &Node<R>) {}

@@ -1,0 +1,511 @@
+//! Connections between machines: bytes in order, with delay, held up where a link is cut, and ended the way TCP ends them.
+//!
+//! - A cut link holds what is sent over it, ends and resets included; when it is whole again that arrives, a resend later.
+//!   Nobody is told of a cut: only silence tells.
+//! - Connecting takes a round trip. Over a cut link, or to a machine without power, it waits and tries again.
+//! - Where nobody listens, and where the other end is gone, the answer is a reset.
+//! - A machine that loses power says nothing. Its peers learn of it when they send something after it is back.
+//! - What was written and not read is bounded; then writers wait.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use madsim::task::NodeId;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::time::Alarm;
+use super::{Fate, Host, here, now, with, with_if_any};
+
+/// Written and not read, per direction.
+const WINDOW_BYTES: usize = 256 << 10;
+/// Between two tries to open a connection that gets no answer.
+const DIAL_AGAIN: Duration = Duration::from_secs(1);
+/// The simulation itself, as a machine that nothing is cut off from.
+const NOWHERE: Host = usize::MAX;
+
+/// The address of a machine.
+pub fn address(host: Host) -> IpAddr {
+    let host = u32::try_from(host + 1).expect("few machines");
+    IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + host))
+}
+
+fn host_at(address: SocketAddr) -> Option<Host> {
+    let IpAddr::V4(address) = address.ip() else { return None };
+    let host = u32::from(address).checked_sub(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + 1)?;
+    Some(host as Host)
+}
+
+#[derive(Debug)]
+enum Piece {
+    Data(Bytes),
+    End,
+    Reset,
+}
+
+/// One direction of a connection.
+#[derive(Debug)]
+struct Direction {
+    from: Host,
+    to: Host,
+    /// With the true time of arrival, unless the link holds it.
+    pieces: VecDeque<(Option<Duration>, Piece)>,
+    bytes: usize,
+    last_arrival: Duration,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// One side of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Open,
+    /// Closed by its process or its machine: what comes is answered with a reset.
+    Closed,
+    /// Its machine lost power: nobody answers until it is back.
+    Lost,
+}
+
+#[derive(Debug)]
+struct Connection {
+    /// Towards the side that accepted, and towards the side that connected.
+    directions: [Direction; 2],
+    sides: [Side; 2],
+}
+
+#[derive(Debug)]
+struct Listening {
+    node: NodeId,
+    backlog: VecDeque<(u64, SocketAddr)>,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Net {
+    connections: BTreeMap<u64, Connection>,
+    listening: BTreeMap<SocketAddr, Listening>,
+    cut: BTreeSet<(Host, Host)>,
+    opened: u64,
+}
+
+impl Direction {
+    fn new(from: Host, to: Host) -> Direction {
+        Direction {
+            from,
+            to,
+            pieces: VecDeque::new(),
+            bytes: 0,
+            last_arrival: Duration::ZERO,
+            reader: None,
+            writer: None,
+        }
+    }
+
+    fn push(&mut self, is_cut: bool, fate: &mut dyn Fate, piece: Piece) {
+        let is_held = is_cut || self.pieces.back().is_some_and(|(arrival, _)| arrival.is_none());
+        let arrival = (!is_held).then(|| now() + fate.link_delay(self.from, self.to));
+        if let Piece::Data(data) = &piece {
+            self.bytes += data.len();
+            let what = (data.len() as u64) << 32 | u64::from(crc32c::crc32c(data));
+            fate.note(now(), "data", (self.from as u64) << 32 | self.to as u64, what);
+        }
+        let arrival = arrival.map(|arrival| arrival.max(self.last_arrival));
+        self.last_arrival = arrival.unwrap_or(self.last_arrival);
+        self.pieces.push_back((arrival, piece));
+        wake(&mut self.reader);
+    }
+
+    /// Everything in it is lost; the reader is told at once.
+    fn reset(&mut self) {
+        self.pieces.clear();
+        self.bytes = 0;
+        self.pieces.push_back((Some(now()), Piece::Reset));
+        wake(&mut self.reader);
+        wake(&mut self.writer);
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+impl Net {
+    fn is_cut(&self, from: Host, to: Host) -> bool {
+        self.cut.contains(&(from, to))
+    }
+
+    pub(super) fn cut(&mut self, links: impl IntoIterator<Item = (Host, Host)>) {
+        self.cut.extend(links);
+    }
+
+    pub(super) fn mend(&mut self, fate: &mut dyn Fate) {
+        self.cut.clear();
+        for connection in self.connections.values_mut() {
+            for direction in &mut connection.directions {
+                if direction.pieces.iter().all(|(arrival, _)| arrival.is_some()) {
+                    continue;
+                }
+                let delay = fate.resend_delay() + fate.link_delay(direction.from, direction.to);
+                let arrival = (now() + delay).max(direction.last_arrival);
+                direction.last_arrival = arrival;
+                for (at, _) in &mut direction.pieces {
+                    at.get_or_insert(arrival);
+                }
+                wake(&mut direction.reader);
+            }
+        }
+    }
+
+    pub(super) fn sever(&mut self, a: Host, b: Host) {
+        for connection in self.connections.values_mut() {
+            let (from, to) = (connection.directions[0].from, connection.directions[0].to);
+            if (from, to) == (a, b) || (from, to) == (b, a) {
+                connection.directions.iter_mut().for_each(Direction::reset);
+            }
+        }
+    }
+
+    /// The process of a machine ended; `says_so`: its machine closes what it had open.
+    pub(super) fn abandon(&mut self, host: Host, says_so: bool, fate: &mut dyn Fate) {
+        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        for id in ids {
+            for side in 0..2 {
+                let connection = &mut self.connections.get_mut(&id).expect("only closed below");
+                let is_ours = connection.directions[side].from == host;
+                if !is_ours || connection.sides[side] != Side::Open {
+                    continue;
+                }
+                if says_so {
+                    self.close(id, side, fate);
+                } else {
+                    connection.sides[side] = Side::Lost;
+                }
+                if !self.connections.contains_key(&id) {
+                    break;
+                }
+            }
+        }
+        self.listening.retain(|address, _| host_at(*address) != Some(host));
+    }
+
+    fn send(&mut self, id: u64, side: usize, fate: &mut dyn Fate, piece: Piece) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let direction = &mut connection.directions[side];
+        let is_cut = self.cut.contains(&(direction.from, direction.to));
+        direction.push(is_cut, fate, piece);
+    }
+
+    /// A side closes: an end, or a reset if it leaves something unread.
+    fn close(&mut self, id: u64, side: usize, fate: &mut dyn Fate) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.sides[side] != Side::Open {
+            return;
+        }
+        connection.sides[side] = Side::Closed;
+        let left = connection.directions[1 - side].bytes > 0;
+        let is_over = connection.sides[1 - side] != Side::Open;
+        if is_over {
+            self.connections.remove(&id);
+        } else {
+            self.send(id, side, fate, if left { Piece::Reset } else { Piece::End });
+        }
+    }
+
+    fn open(&mut self, from: (Host, SocketAddr), to: SocketAddr) -> Option<u64> {
+        let listening = self.listening.get_mut(&to)?;
+        let host = host_at(to)?;
+        self.opened += 1;
+        let directions = [Direction::new(from.0, host), Direction::new(host, from.0)];
+        self.connections.insert(self.opened, Connection { directions, sides: [Side::Open; 2] });
+        listening.backlog.push_back((self.opened, from.1));
+        wake(&mut listening.waker);
+        Some(self.opened)
+    }
+}
+
+/// Where connections to a port arrive.
+#[derive(Debug)]
+pub struct TcpListener {
+    address: SocketAddr,
+    node: NodeId,
+}
+
+impl TcpListener {
+    /// # Errors
+    /// Somebody has the port.
+    pub async fn bind(target: &str) -> io::Result<TcpListener> {
+        let wanted: SocketAddr = target
+            .parse()
+            .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "not an address"))?;
+        let host = here().ok_or(ErrorKind::AddrNotAvailable)?;
+        let address = SocketAddr::new(self::address(host), wanted.port());
+        let node = madsim::plugin::node();
+        with(|world| {
+            if world.net.listening.contains_key(&address) {
+                return Err(ErrorKind::AddrInUse.into());
+            }
+            let listening = Listening { node, backlog: VecDeque::new(), waker: None };
+            world.net.listening.insert(address, listening);
+            Ok(TcpListener { address, node })
+        })
+    }
+
+    /// # Errors
+    /// None here.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+
+    /// # Errors
+    /// The process is no more.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|cx| {
+            with(|world| {
+                let listening = world.net.listening.get_mut(&self.address);
+                let Some(listening) = listening.filter(|l| l.node == self.node) else {
+                    return Poll::Ready(Err(ErrorKind::NotConnected.into()));
+                };
+                if let Some((id, from)) = listening.backlog.pop_front() {
+                    return Poll::Ready(Ok((TcpStream::new(id, 1), from)));
+                }
+                listening.waker = Some(cx.waker().clone());
+                Poll::Pending
+            })
+        })
+        .await
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        with_if_any(|world| {
+            let listening = &mut world.net.listening;
+            if listening.get(&self.address).is_some_and(|l| l.node == self.node)
+                && let Some(listening) = listening.remove(&self.address)
+            {
+                for (id, _) in listening.backlog {
+                    world.net.close(id, 1, world.fate.as_mut());
+                }
+            }
+        });
+    }
+}
+
+/// One side of a connection.
+#[derive(Debug)]
+pub struct TcpStream {
+    id: u64,
+    side: usize,
+    has_ended: bool,
+    alarm: Alarm,
+}
+
+impl TcpStream {
+    fn new(id: u64, side: usize) -> TcpStream {
+        TcpStream { id, side, has_ended: false, alarm: Alarm::default() }
+    }
+
+    /// # Errors
+    /// Nobody listens there.
+    pub async fn connect(target: &str) -> io::Result<TcpStream> {
+        let to: SocketAddr = target
+            .parse()
+            .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "not an address"))?;
+        let host = host_at(to).ok_or(ErrorKind::HostUnreachable)?;
+        let own = here().unwrap_or(NOWHERE);
+        let from = SocketAddr::new(address(own.min(1 << 16)), 0);
+        // (Over there and back.)
+        let trip = |a, b| with(|world| world.fate.link_delay(a, b));
+        loop {
+            madsim::time::sleep(trip(own, host)).await;
+            let reached = with(|world| {
+                let is_whole = !world.net.is_cut(own, host) && !world.net.is_cut(host, own);
+                let is_powered = world.machines.get(host).is_some_and(|m| m.is_powered);
+                (is_whole && is_powered).then(|| world.net.open((own, from), to))
+            });
+            match reached {
+                None => madsim::time::sleep(DIAL_AGAIN).await,
+                Some(None) => {
+                    madsim::time::sleep(trip(host, own)).await;
+                    return Err(ErrorKind::ConnectionRefused.into());
+                }
+                Some(Some(id)) => {
+                    let stream = TcpStream::new(id, 0);
+                    madsim::time::sleep(trip(host, own)).await;
+                    return Ok(stream);
+                }
+            }
+        }
+    }
+
+    /// # Errors
+    /// None here.
+    pub fn set_nodelay(&self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for TcpStream {
+    fn drop(&mut self) {
+        with_if_any(|world| world.net.close(self.id, self.side, world.fate.as_mut()));
+    }
+}
+
+/// What a reader finds.
+enum Found {
+    Taken,
+    Failed,
+    /// Something is on its way, or nothing.
+    Later(Option<Duration>),
+}
+
+impl Net {
+    fn read(&mut self, id: u64, side: usize, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> Found {
+        let Some(connection) = self.connections.get_mut(&id) else { return Found::Failed };
+        let direction = &mut connection.directions[1 - side];
+        match direction.pieces.front_mut() {
+            Some((Some(at), piece)) if *at <= now() => match piece {
+                Piece::Data(data) => {
+                    let count = data.len().min(buf.remaining());
+                    buf.put_slice(&data[..count]);
+                    data.advance(count);
+                    direction.bytes -= count;
+                    if data.is_empty() {
+                        direction.pieces.pop_front();
+                    }
+                    wake(&mut direction.writer);
+                    Found::Taken
+                }
+                Piece::End => Found::Taken,
+                Piece::Reset => Found::Failed,
+            },
+            front => {
+                let at = front.and_then(|(at, _)| *at);
+                direction.reader = Some(cx.waker().clone());
+                Found::Later(at)
+            }
+        }
+    }
+
+    /// How much of it was taken; `None`: there is no room now.
+    fn write(
+        &mut self,
+        id: u64,
+        side: usize,
+        fate: &mut dyn Fate,
+        is_powered: impl Fn(Host) -> bool,
+        data: &[u8],
+    ) -> io::Result<Option<usize>> {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Err(ErrorKind::BrokenPipe.into());
+        };
+        let was_reset = connection.directions[1 - side]
+            .pieces
+            .iter()
+            .any(|(at, piece)| matches!(piece, Piece::Reset) && at.is_some_and(|at| at <= now()));
+        if was_reset {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let other = connection.sides[1 - side];
+        let (own, there) = (connection.directions[side].from, connection.directions[side].to);
+        let is_answered = match other {
+            Side::Open => {
+                if connection.directions[side].bytes >= WINDOW_BYTES {
+                    return Ok(None);
+                }
+                self.send(id, side, fate, Piece::Data(Bytes::copy_from_slice(data)));
+                return Ok(Some(data.len()));
+            }
+            Side::Closed => true,
+            Side::Lost => is_powered(there),
+        };
+        // (If the link is cut on the way there, the other machine never knows, as long as nothing is sent again.)
+        if is_answered && !self.is_cut(own, there) {
+            self.send(id, 1 - side, fate, Piece::Reset);
+        }
+        Ok(Some(data.len()))
+    }
+}
+
+impl AsyncRead for TcpStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match with(|world| world.net.read(self.id, self.side, cx, buf)) {
+            Found::Taken => Poll::Ready(Ok(())),
+            Found::Failed => Poll::Ready(Err(ErrorKind::ConnectionReset.into())),
+            Found::Later(at) => {
+                if let Some(at) = at {
+                    self.alarm.set(cx, at);
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl AsyncWrite for TcpStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.has_ended {
+            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
+        }
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        with(|world| {
+            let machines = &world.machines;
+            let is_powered = |host: Host| machines.get(host).is_some_and(|m| m.is_powered);
+            let fate = world.fate.as_mut();
+            match world.net.write(self.id, self.side, fate, is_powered, data) {
+                Ok(Some(count)) => Poll::Ready(Ok(count)),
+                Ok(None) => {
+                    if let Some(connection) = world.net.connections.get_mut(&self.id) {
+                        let waker = Some(cx.waker().clone());
+                        connection.directions[self.side].writer = waker;
+                    }
+                    Poll::Pending
+                }
+                Err(error) => Poll::Ready(Err(error)),
+            }
+        })
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            with(|world| world.net.send(self.id, self.side, world.fate.as_mut(), Piece::End));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl crate::collected::Pipe for TcpStream {
+    fn poll_write_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let first = pieces.iter().find(|piece| !piece.is_empty());
+        first.map_or(Poll::Ready(Ok(0)), |first| Pin::new(self).poll_write(cx, first))
+    }
+
+    fn push(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
