@@ -149,7 +149,10 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
 }
 
 /// The seeds of a file: a number, words with `@` for tier and profile, and a line of history.
-fn cases(text: &str) -> Result<Vec<Case>, String> {
+///
+/// # Errors
+/// The line that is none of these.
+pub fn cases(text: &str) -> Result<Vec<Case>, String> {
     let mut cases = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let mut words = line.split_whitespace();

@@ -1,5 +1,6 @@
 //! A few hundred seeds, the same seed twice, past failures, and mistakes put in by hand that must be noticed.
 
+use norn_sim::args::{Tier, cases};
 use norn_sim::{BUGS, Bug, Options, Profile, Report, run};
 
 fn seed(seed: u64, profile: Profile, bug: Option<Bug>) -> Report {
@@ -36,11 +37,10 @@ fn calm_seeds_hold() {
 
 #[test]
 fn past_failures_hold() {
-    let lines = include_str!("../seeds.txt").lines();
-    for word in lines.filter_map(|line| line.split_whitespace().next()) {
-        if !word.starts_with('#') {
-            must_hold(&seed(word.parse().expect("a seed"), Profile::Swarm, None));
-        }
+    // (Those of the cluster tier are for `cargo sim bugs`.)
+    let cases = cases(include_str!("../seeds.txt")).expect("seeds");
+    for case in cases.into_iter().filter(|case| case.tier == Tier::Core) {
+        must_hold(&seed(case.seed, case.profile, None));
     }
 }
 

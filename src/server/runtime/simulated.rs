@@ -8,6 +8,7 @@
 //! A process is a madsim node; a new one for every start. What a killed process leaves behind (destructors run late) is
 //! fenced: its connections were closed when it was killed, and its disk handle is of a past incarnation.
 
+mod address;
 mod clock;
 pub mod disk;
 pub mod net;

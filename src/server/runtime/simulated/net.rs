@@ -3,14 +3,14 @@
 //! - A cut link holds what is sent over it, ends and resets included; when it is whole again that arrives, a resend later.
 //!   Nobody is told of a cut: only silence tells.
 //! - Connecting takes a round trip. Over a cut link, or to a machine without power, it waits and tries again.
-//! - Where nobody listens, and where the other end is gone, the answer is a reset.
+//! - Where nobody listens, or the other end is gone, the answer is a reset.
 //! - A machine that loses power says nothing. Its peers learn of it when they send something after it is back.
 //! - What was written and not read is bounded; then writers wait.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -19,6 +19,8 @@ use bytes::{Buf, Bytes};
 use madsim::task::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub use super::address::address;
+use super::address::host_at;
 use super::time::Alarm;
 use super::{Fate, Host, here, now, with, with_if_any};
 
@@ -28,18 +30,6 @@ const WINDOW_BYTES: usize = 256 << 10;
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
 /// The simulation itself, as a machine that nothing is cut off from.
 const NOWHERE: Host = usize::MAX;
-
-/// The address of a machine.
-pub fn address(host: Host) -> IpAddr {
-    let host = u32::try_from(host + 1).expect("few machines");
-    IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + host))
-}
-
-fn host_at(address: SocketAddr) -> Option<Host> {
-    let IpAddr::V4(address) = address.ip() else { return None };
-    let host = u32::from(address).checked_sub(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + 1)?;
-    Some(host as Host)
-}
 
 #[derive(Debug)]
 enum Piece {
@@ -321,7 +311,6 @@ impl TcpStream {
         let host = host_at(to).ok_or(ErrorKind::HostUnreachable)?;
         let own = here().unwrap_or(NOWHERE);
         let from = SocketAddr::new(address(own.min(1 << 16)), 0);
-        // (Over there and back.)
         let trip = |a, b| with(|world| world.fate.link_delay(a, b));
         loop {
             madsim::time::sleep(trip(own, host)).await;
