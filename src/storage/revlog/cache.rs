@@ -9,7 +9,7 @@ use super::record::RECORD_HEADER_BYTES;
 pub(super) const BLOCK_BYTES: u64 = 8192;
 
 /// Of the processor's cache.
-const LINE_BYTES: usize = 64;
+pub(super) const LINE_BYTES: usize = 64;
 
 /// Which block: segment's `uid`, number of the block in it.
 pub(super) type BlockKey = (u64, u32);
@@ -66,12 +66,11 @@ impl BlockCache {
         (frame.bytes.len() >= len).then(|| frame.bytes.clone())
     }
 
-    /// Brings a record, if it is here, into the processor's cache. The number means nothing.
-    pub(super) fn touch(&self, key: BlockKey, start: usize, len: usize) -> u8 {
-        let Some(place) = self.place(key) else { return 0 };
+    /// What is here of a record, to be brought into the processor's cache; it does not count as used.
+    pub(super) fn peek(&self, key: BlockKey, start: usize, len: usize) -> &[u8] {
+        let Some(place) = self.place(key) else { return &[] };
         let bytes = &self.frames[place].bytes;
-        let record = bytes.get(start..bytes.len().min(start + len)).unwrap_or_default();
-        record.iter().step_by(LINE_BYTES).fold(0, |all, byte| all ^ byte)
+        bytes.get(start..bytes.len().min(start + len)).unwrap_or_default()
     }
 
     /// The record at `start..end` of a block, if it is here, and whether it has been found good.
