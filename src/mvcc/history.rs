@@ -192,6 +192,12 @@ impl KeyHistory {
         self.newest
     }
 
+    /// A put as its record in the log tells it: compaction may have dropped the puts before it that began this life.
+    pub fn restore(&mut self, at: KeyAt) {
+        self.put(at.modified);
+        self.newest = KeyAt { version: at.version.max(1), ..at };
+    }
+
     /// The key must be live.
     pub fn delete(&mut self, revision: Revision) {
         assert!(self.is_live() && revision > self.last(), "delete {revision} of {self:?}");

@@ -100,7 +100,7 @@ impl KeyIndex {
             key,
             |history| {
                 if !tombstone {
-                    history.put(revision);
+                    history.restore(KeyAt { modified: revision, created, version });
                 } else if history.is_live() {
                     history.delete(revision);
                 }
