@@ -212,7 +212,10 @@ impl Store {
 
     /// Prepares HashKV at `revision` (0: the current one): either a remembered hash or a scan to run.
     pub fn hash<E>(&self, revision: i64) -> Result<Result<KvHash, HashScan>, Error<E>> {
-        if let Some(hash) = self.compaction_hash(revision) {
+        // (0 asks for the present, also when somebody compacted at 0.)
+        if revision > 0
+            && let Some(hash) = self.compaction_hash(revision)
+        {
             return Ok(Ok(hash));
         }
         if revision > 0 && revision < self.compacted {
