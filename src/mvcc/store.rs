@@ -212,10 +212,8 @@ impl Store {
 
     /// Prepares HashKV at `revision` (0: the current one): either a remembered hash or a scan to run.
     pub fn hash<E>(&self, revision: i64) -> Result<Result<KvHash, HashScan>, Error<E>> {
-        // (0 asks for the present, also when somebody compacted at 0.)
-        if revision > 0
-            && let Some(hash) = self.compaction_hash(revision)
-        {
+        // (As in etcd, 0 asks for the present only while nobody compacted at 0: then it means the hash that was left there.)
+        if let Some(hash) = self.compaction_hash(revision) {
             return Ok(Ok(hash));
         }
         if revision > 0 && revision < self.compacted {

@@ -245,9 +245,11 @@ impl World {
         reply.kvs.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
     }
 
+    /// Of what it has now. (Revision 0 would do, but for a compaction at 0: that leaves a hash which answers for it.)
     pub fn hash(&mut self, id: u64) -> (u32, i64) {
-        let reply: pb::HashKvResponse =
-            self.call(id, Method::HashKv, &pb::HashKvRequest::default()).unwrap();
+        let revision = self.nodes[&id].host.node().store().current();
+        let request = pb::HashKvRequest { revision };
+        let reply: pb::HashKvResponse = self.call(id, Method::HashKv, &request).unwrap();
         (reply.hash, reply.hash_revision)
     }
 
