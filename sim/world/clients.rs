@@ -1,0 +1,100 @@
+//! Clients: what they ask, and what becomes of it.
+
+use bytes::Bytes;
+use norn_node::{Error, Input, Method, Token};
+
+use super::{CallFor, Event, SLOW_THINK_US, Waiting, World};
+use crate::history::{Ask, Op, Outcome};
+use crate::options::Bug;
+use crate::workload;
+
+impl World {
+    pub fn call(&mut self, node: usize, waiting: CallFor, method: Method, body: Bytes) -> u64 {
+        self.next_token += 1;
+        let token = self.next_token;
+        let waiting = match waiting {
+            CallFor::Op(op) => Waiting::Op { op },
+            CallFor::Hash => Waiting::Hash,
+            CallFor::Content => Waiting::Content,
+            CallFor::Probe => Waiting::Probe,
+        };
+        self.waiting.insert(token, (node, waiting));
+        self.turn(node, Input::Call { token: Token(token), method, body });
+        token
+    }
+
+    pub(super) fn client_asks(&mut self, client: usize) {
+        if self.is_healed {
+            return;
+        }
+        let node = self.clients[client].choose_node(&self.options);
+        if self.members[node].host.is_none() {
+            let think = self.clients[client].think_us(&self.options);
+            self.after(think, Event::Client { client });
+            return;
+        }
+        let ask = self.clients[client].next(&self.options);
+        let (method, mut body) = workload::encode(&ask);
+        if let (Some(Bug::StaleRead), Ask::Get { key, .. }) = (self.options.bug, &ask) {
+            body = workload::encode(&Ask::Get { key: key.clone(), serializable: true }).1;
+        }
+        let op = self.ops.len();
+        self.trace.note(self.now, "ask", client as u64, node as u64, || format!("{ask:?}"));
+        self.ops.push(Op {
+            client,
+            node,
+            incarnation: self.members[node].incarnation,
+            ask,
+            called: (self.now, self.number),
+            returned: None,
+            outcome: Outcome::Unknown,
+        });
+        // (The order of events tells what was before what: the call takes a number.)
+        self.number += 1;
+        let token = self.next_token + 1;
+        let deadline = self.rng.between(self.options.deadline_us / 2, self.options.deadline_us);
+        self.after(deadline, Event::Deadline { token });
+        self.call(node, CallFor::Op(op), method, body);
+    }
+
+    pub(super) fn deadline(&mut self, token: u64) {
+        let Some((node, Waiting::Op { op })) = self.waiting.remove(&token) else { return };
+        let mut outcome = Outcome::Unknown;
+        if self.options.bug == Some(Bug::LostWriteAcked) && self.ops[op].ask.is_write() {
+            let revision = self.clients[self.ops[op].client].revision_seen + 1;
+            outcome = Outcome::Ok { revision, answer: crate::history::Answer::Done };
+        }
+        self.answered(op, outcome);
+        self.turn(node, Input::Forget { token: Token(token) });
+    }
+
+    pub(super) fn reply(&mut self, node: usize, token: Token, result: Result<Bytes, Error>) {
+        let Some((_, waiting)) = self.waiting.remove(&token.0) else { return };
+        match waiting {
+            Waiting::Op { op } => {
+                let outcome = workload::outcome(&self.ops[op].ask, result);
+                self.answered(op, outcome);
+            }
+            Waiting::Hash => self.hashed(node, result),
+            Waiting::Content => self.shown(node, result),
+            Waiting::Probe => self.served[node] |= result.is_ok(),
+        }
+    }
+
+    pub(super) fn answered(&mut self, op: usize, outcome: Outcome) {
+        let client = self.ops[op].client;
+        let revision = if let Outcome::Ok { revision, .. } = outcome { revision } else { 0 };
+        self.trace.note(self.now, "answer", client as u64, revision.cast_unsigned(), || {
+            format!("{outcome:?}")
+        });
+        self.clients[client].learn(&self.ops[op].ask, &outcome);
+        self.number += 1;
+        self.ops[op].outcome = outcome;
+        self.ops[op].returned = Some((self.now, self.number));
+        let mut think = self.clients[client].think_us(&self.options);
+        if self.ops.len() > self.options.ops_max {
+            think += SLOW_THINK_US;
+        }
+        self.after(think, Event::Client { client });
+    }
+}

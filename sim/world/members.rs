@@ -1,0 +1,323 @@
+//! Members: their starts, turns, disks and ends.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use norn_node::{Config, Host, Input, Node, NodeEvent, Start};
+use norn_storage::{DiskRead, FileName};
+
+use super::{Event, QUEUES, Waiting, World};
+use crate::disk::SimDisk;
+use crate::history::{Failure, Outcome};
+use crate::member::{Clock, CrashPoint, Member, Seen};
+use crate::options::{Bug, Options};
+use crate::panics;
+use crate::rng::Rng;
+
+impl World {
+    pub(super) fn start(&mut self, node: usize) {
+        let member = &mut self.members[node];
+        if member.host.is_some() {
+            return;
+        }
+        let boot_syncs = std::mem::take(&mut member.boot_syncs);
+        if boot_syncs > 0 && !self.is_healed {
+            member.disk.inner.freeze_at_sync(boot_syncs);
+            member.may_fail = true;
+        }
+        member.disk.inner.defer(false);
+        let mut disk = member.disk.clone();
+        let (config, clock) = (member.config.clone(), member.clock);
+        let (reader, now) = (disk.clone(), clock.at(self.now));
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            panics::watched(|| Node::open(&mut disk, reader, config, now))
+        }));
+        match opened {
+            Err(_) => return self.panicked(node, "while it opened"),
+            Ok(Err(error)) if member.disk.inner.is_frozen() => {
+                self.counts.boot_crashes += 1;
+                self.trace.note(self.now, "boot cut short", node as u64, 0, || error.to_string());
+                return self.crash(node, true, 100_000);
+            }
+            Ok(Err(error)) => {
+                let disk = &member.disk;
+                let files = ["member/wal", "member/snap", "member/rev"]
+                    .map(|dir| (dir, disk.list(&FileName::new(dir)).unwrap_or_default()));
+                return self.fail(Failure::new(
+                    "A member opens after every crash.",
+                    format!("n{}: {error}\non its disk: {files:?}", node + 1),
+                ));
+            }
+            Ok(Ok(opened)) => {
+                member.disk.inner.defer(true);
+                member.incarnation += 1;
+                member.disk_armed = [false; 2];
+                member.inbox.clear();
+                member.paused_until = 0;
+                member.wake_at = u64::MAX;
+                member.host = Some(Host::new(opened, disk));
+            }
+        }
+        self.raft.restarted(self.members[node].id);
+        self.trace.note(
+            self.now,
+            "start",
+            node as u64,
+            self.members[node].incarnation,
+            String::new,
+        );
+        let mut inputs = vec![Input::Wake];
+        for other in (0..self.members.len()).filter(|other| *other != node) {
+            let id = self.members[other].id;
+            inputs.push(Input::PeerVersion { id, version: Some((3, 7)) });
+            if self.members[other].host.is_some() && !self.network.is_cut(node, other) {
+                inputs.push(Input::PeerActive { id, active: true });
+                self.tell_later(
+                    other,
+                    Input::PeerActive { id: self.members[node].id, active: true },
+                );
+            }
+        }
+        self.turns(node, inputs);
+    }
+
+    pub(super) fn tell_later(&mut self, node: usize, input: Input) {
+        let delay = self.network.delay();
+        let incarnation = self.members[node].incarnation;
+        self.after(delay, Event::Input { node, incarnation, input });
+    }
+
+    pub fn crash(&mut self, node: usize, power: bool, down_us: u64) {
+        let seed = self.rng.next();
+        let member = &mut self.members[node];
+        member.host = None;
+        member.incarnation += 1;
+        member.crash_in = None;
+        member.may_fail = false;
+        if self.options.bug == Some(Bug::DiskForgotten) {
+            member.disk = SimDisk::new(false);
+        } else if power {
+            member.disk.inner.crash(seed);
+        } else {
+            member.disk.inner.kill(seed);
+        }
+        member.disk.forget_foreign();
+        self.counts.crashes += 1;
+        self.trace.note(self.now, "crash", node as u64, u64::from(power), String::new);
+        let lost: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, (on, _))| *on == node)
+            .map(|(token, _)| *token)
+            .collect();
+        for token in lost {
+            if let Some((_, Waiting::Op { op })) = self.waiting.remove(&token) {
+                self.answered(op, Outcome::Unknown);
+            }
+        }
+        for watcher in 0..self.watchers.len() {
+            if self.watchers[watcher].on.is_some_and(|(on, _)| on == node) {
+                self.watchers[watcher].on = None;
+                let delay = self.rng.heavy(200_000);
+                self.after(delay, Event::Watch { watcher });
+            }
+        }
+        let cut: Vec<u64> =
+            self.transfers.iter().filter(|(_, t)| t.to == node).map(|(n, _)| *n).collect();
+        for number in cut {
+            self.transfer_ends(number, false);
+        }
+        let id = self.members[node].id;
+        for other in (0..self.members.len()).filter(|other| *other != node) {
+            self.tell_later(other, Input::PeerActive { id, active: false });
+        }
+        self.after(down_us, Event::Start { node });
+    }
+
+    pub(super) fn turn(&mut self, node: usize, input: Input) {
+        self.turns(node, vec![input]);
+    }
+
+    pub(super) fn turns(&mut self, node: usize, inputs: Vec<Input>) {
+        let member = &mut self.members[node];
+        let Some(host) = &mut member.host else { return };
+        if member.paused_until > self.now {
+            member.inbox.extend(inputs);
+            return;
+        }
+        let now = member.clock.at(self.now);
+        let queued = |disk: &SimDisk| QUEUES.iter().map(|q| disk.inner.waiting(*q)).sum::<usize>();
+        let before = queued(&member.disk);
+        let mut seen = Seen::default();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            panics::watched(|| host.turn(now, inputs, &mut seen))
+        }));
+        let Ok(deadline) = result else {
+            return self.panicked(node, "in a turn");
+        };
+        if let Err(failure) = self.raft.observe(host.node()) {
+            self.fail(failure);
+            return;
+        }
+        let stored = member.disk.stored();
+        let submitted = queued(&member.disk).saturating_sub(before) as u64;
+        let incarnation = member.incarnation;
+        let wake_at = member.clock.when(deadline).max(self.now + 60);
+        if wake_at < member.wake_at || member.wake_at <= self.now {
+            member.wake_at = wake_at;
+            self.after(wake_at - self.now, Event::Wake { node, incarnation, at: wake_at });
+        }
+        for (number, ok) in stored {
+            self.after(0, Event::Stored { number, ok });
+        }
+        let crash = self.crash_point(node, submitted);
+        if crash.is_none_or(|point| point.sends) {
+            self.obey(node, seen);
+        }
+        if self.members[node].incarnation != incarnation || self.failure.is_some() {
+            return;
+        }
+        if let Some(point) = crash {
+            return self.crash(node, point.power, point.down_us);
+        }
+        self.arm_disk(node);
+    }
+
+    pub(super) fn crash_point(&mut self, node: usize, submitted: u64) -> Option<CrashPoint> {
+        let point = self.members[node].crash_in.as_mut()?;
+        if point.batches > submitted {
+            point.batches -= submitted;
+            return None;
+        }
+        self.members[node].crash_in.take()
+    }
+
+    pub(super) fn arm_disk(&mut self, node: usize) {
+        for (at, queue) in QUEUES.iter().enumerate() {
+            let member = &self.members[node];
+            if member.disk_armed[at] || member.disk.inner.waiting(*queue) == 0 {
+                continue;
+            }
+            let mut delay = self.rng.between(self.options.disk_us / 4, self.options.disk_us * 2);
+            if self.rng.permille(self.options.slow_disk_permille) && !self.is_healed {
+                delay += self.rng.heavy(300_000);
+            }
+            self.members[node].disk_armed[at] = true;
+            let incarnation = self.members[node].incarnation;
+            self.after(delay, Event::DiskDone { node, incarnation, queue: at });
+        }
+    }
+
+    pub(super) fn disk_done(&mut self, node: usize, incarnation: u64, queue: usize) {
+        let member = &mut self.members[node];
+        if member.incarnation != incarnation {
+            return;
+        }
+        member.disk_armed[queue] = false;
+        member.disk.inner.complete_next(QUEUES[queue]);
+        self.turn(node, Input::Wake);
+        if self.members[node].incarnation == incarnation {
+            self.arm_disk(node);
+        }
+    }
+
+    /// What a node puts out, in order.
+    pub(super) fn obey(&mut self, node: usize, seen: Seen) {
+        for message in seen.sent {
+            self.send(node, message);
+        }
+        for (token, result) in seen.replies {
+            self.reply(node, token, result);
+        }
+        for (stream, response) in seen.watch {
+            self.watched(node, stream, response);
+        }
+        for event in seen.events {
+            self.event(node, event);
+        }
+    }
+
+    pub(super) fn event(&mut self, node: usize, event: NodeEvent) {
+        match event {
+            NodeEvent::Raft(line) => {
+                self.trace.note(self.now, "raft", node as u64, 0, || format!("{line:?}"));
+            }
+            NodeEvent::Log { text, fields, .. } => {
+                self.trace.note(self.now, "log", node as u64, 0, || format!("{text} {fields:?}"));
+            }
+            NodeEvent::LeaderChanged { leader } => {
+                self.trace.note(self.now, "leader", node as u64, leader.0, String::new);
+            }
+            NodeEvent::MembersChanged | NodeEvent::Serving => {}
+            NodeEvent::SendSnapshot { message, file } => self.send_snapshot(node, message, file),
+            NodeEvent::Removed => {
+                let detail = format!("n{}", node + 1);
+                self.fail(Failure::new("Nobody is removed unasked.", detail));
+            }
+            NodeEvent::Failed { reason } => {
+                self.trace.note(self.now, "failed", node as u64, 0, || reason.clone());
+                if self.members[node].may_fail {
+                    self.counts.failed_syncs += 1;
+                    self.crash(node, true, 100_000);
+                } else {
+                    let detail = format!("n{}: {reason}", node + 1);
+                    self.fail(Failure::new("A node does not fail on a working disk.", detail));
+                }
+            }
+        }
+    }
+
+    pub(super) fn panicked(&mut self, node: usize, when: &str) {
+        // What is left of the host must not run again.
+        std::mem::forget(self.members[node].host.take());
+        let detail = format!("n{} {when}: {}", node + 1, panics::take());
+        self.fail(Failure::new("A node never panics.", detail));
+    }
+
+    pub fn fail(&mut self, failure: Failure) {
+        self.failure.get_or_insert(failure);
+    }
+}
+
+/// The founding members, none of them running yet.
+pub(super) fn found(options: &Options, rng: &mut Rng) -> Vec<Member> {
+    let url = |i: usize| vec![format!("http://n{}:2380", i + 1)];
+    let founders: Vec<norn_node::Member> = (0..options.nodes)
+        .map(|i| norn_node::Member::new(&format!("n{}", i + 1), url(i), "sim", None))
+        .collect();
+    let member = |founder: &norn_node::Member| {
+        let mut config = Config::new(&founder.name, &founder.peer_urls[0]);
+        config.start = Start::New { members: founders.clone(), token: "sim".into() };
+        config.seed = rng.next();
+        config.unix_ms_at_zero = 1_700_000_000_000;
+        config.tick_ms = options.tick_ms;
+        config.election_ticks = options.election_ticks;
+        config.pre_vote = options.pre_vote;
+        config.snapshot_count = options.snapshot_count;
+        config.catch_up_entries = options.catch_up_entries;
+        config.wal_segment_bytes = options.wal_segment_bytes;
+        config.revlog_segment_bytes = options.revlog_segment_bytes;
+        config.image_debt_bytes = options.image_debt_bytes;
+        config.image_step_bytes = options.image_step_bytes;
+        config.cache_bytes = options.cache_bytes;
+        config.lease_checkpoint = options.lease_checkpoint;
+        config.watch_progress_interval_ms = options.watch_progress_ms;
+        let ppm =
+            rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed();
+        Member {
+            id: founder.id,
+            config,
+            disk: SimDisk::new(options.bug == Some(Bug::SyncIgnored)),
+            clock: Clock { offset_ms: 1 + rng.below(3_600_000), ppm },
+            host: None,
+            incarnation: 0,
+            wake_at: u64::MAX,
+            disk_armed: [false; 2],
+            inbox: Vec::new(),
+            paused_until: 0,
+            crash_in: None,
+            boot_syncs: 0,
+            may_fail: false,
+        }
+    };
+    founders.iter().map(member).collect()
+}

@@ -1,0 +1,104 @@
+//! What members send each other: messages, and snapshots with their bodies.
+
+use bytes::Bytes;
+use norn_node::Input;
+use norn_raft::Message;
+use norn_storage::{DiskRead, FileName};
+
+use super::{Event, Transfer, World};
+use crate::history::Failure;
+
+impl World {
+    pub(super) fn send(&mut self, from: usize, message: Message) {
+        let Some(&to) = self.by_id.get(&message.to.0) else { return };
+        self.counts.messages += 1;
+        self.trace.note(
+            self.now,
+            "send",
+            (from * 8 + to) as u64,
+            message.index.0 ^ (message.term.0 << 32) ^ ((message.entries.len() as u64) << 56),
+            || format!("{:?} term {} index {}", message.kind, message.term.0, message.index.0),
+        );
+        if self.network.is_cut(from, to) || self.members[to].host.is_none() {
+            if self.rng.permille(200) {
+                let id = self.members[to].id;
+                self.tell_later(from, Input::Unreachable { id });
+            }
+            return;
+        }
+        for delay in self.network.delays(&message) {
+            self.after(delay, Event::Deliver { to, message: message.clone() });
+        }
+    }
+
+    pub(super) fn mend(&mut self) {
+        self.network.mend();
+        for a in 0..self.members.len() {
+            for b in (0..self.members.len()).filter(|b| *b != a) {
+                if self.members[b].host.is_some() {
+                    let id = self.members[b].id;
+                    self.tell_later(a, Input::PeerActive { id, active: true });
+                }
+            }
+        }
+    }
+
+    pub(super) fn send_snapshot(&mut self, from: usize, message: Message, file: FileName) {
+        let Some(&to) = self.by_id.get(&message.to.0) else { return };
+        self.next_token += 1;
+        let number = self.next_token;
+        let delay = self.network.delay() * 2;
+        let whole = match self.members[from].disk.read_at(&file, 0, usize::MAX) {
+            Ok(body) => body,
+            Err(error) => {
+                let detail = format!("n{}: {file}: {error}", from + 1);
+                return self.fail(Failure::new("A snapshot that is to be sent is there.", detail));
+            }
+        };
+        let incarnation = self.members[from].incarnation;
+        let ok = !self.network.is_cut(from, to) && !self.network.delays(&message).is_empty();
+        let transfer = Transfer { from: (from, incarnation), to, message, file };
+        self.transfers.insert(number, transfer);
+        let body = if ok { whole } else { Bytes::new() };
+        self.after(delay, Event::Snapshot { number, body });
+    }
+
+    pub(super) fn snapshot_arrives(&mut self, number: u64, body: Bytes) {
+        let Some(transfer) = self.transfers.get(&number) else { return };
+        let to = transfer.to;
+        let index = transfer.message.snapshot.as_ref().map_or(0, |s| s.index.0);
+        if body.is_empty() || self.members[to].host.is_none() {
+            return self.transfer_ends(number, false);
+        }
+        self.trace.note(self.now, "snapshot", to as u64, index, String::new);
+        let file = FileName::new(format!("member/snap/{index:016x}.snap.db"));
+        self.members[to].disk.store(number, &file, body);
+        self.arm_disk(to);
+    }
+
+    pub(super) fn snapshot_stored(&mut self, number: u64, ok: bool) {
+        if let (true, Some(transfer)) = (ok, self.transfers.get(&number)) {
+            self.counts.snapshots += 1;
+            let (to, message) = (transfer.to, transfer.message.clone());
+            let index = message.snapshot.as_ref().map_or(0, |s| s.index.0);
+            let file = FileName::new(format!("member/snap/{index:016x}.snap.db"));
+            self.turn(to, Input::SnapshotReceived { message, file });
+        }
+        let to = self.transfers.get(&number).map(|transfer| transfer.to);
+        self.transfer_ends(number, ok);
+        if let (false, Some(to)) = (ok, to) {
+            // The failed sync met our batch: the disk is latched, and the node may not write for long to see it.
+            self.counts.failed_syncs += 1;
+            self.crash(to, true, 100_000);
+        }
+    }
+
+    pub(super) fn transfer_ends(&mut self, number: u64, ok: bool) {
+        let Some(transfer) = self.transfers.remove(&number) else { return };
+        let (node, incarnation) = transfer.from;
+        let to = self.members[transfer.to].id;
+        let file = transfer.file;
+        self.after(0, Event::Input { node, incarnation, input: Input::ExportDone { file } });
+        self.after(0, Event::Input { node, incarnation, input: Input::SnapshotSent { to, ok } });
+    }
+}

@@ -1,0 +1,76 @@
+//! Watchers, who resume where they were cut off.
+
+use bytes::Bytes;
+use norn_node::{Input, StreamId};
+use norn_proto::etcdserverpb as pb;
+use prost::Message as _;
+
+use super::{Event, Watcher, World};
+use crate::check::watch::Span;
+use crate::options::Bug;
+use crate::workload;
+
+impl World {
+    pub(super) fn open_watch(&mut self, watcher: usize) {
+        if self.watchers[watcher].on.is_some() {
+            return;
+        }
+        let node = self.rng.below(self.members.len() as u64) as usize;
+        if self.members[node].host.is_none() {
+            let delay = self.rng.heavy(100_000);
+            return self.after(delay, Event::Watch { watcher });
+        }
+        let (key, start) = match self.watchers[watcher].span {
+            Some(span) => (self.spans[span].key.clone(), self.spans[span].next()),
+            None => {
+                let number = self.rng.below(self.options.keys);
+                let key = self.rng.permille(500).then(|| Bytes::from(format!("k{number}")));
+                (key, *self.rng.pick(&[0, 1, 1, 5]))
+            }
+        };
+        self.next_token += 1;
+        let stream = StreamId(self.next_token);
+        self.by_stream.insert(stream, watcher);
+        let span = self.spans.len();
+        let body = workload::watch(key.as_ref(), start, self.rng.permille(500));
+        self.spans.push(Span { node, key, start, responses: Vec::new() });
+        let incarnation = self.members[node].incarnation;
+        self.watchers[watcher] =
+            Watcher { stream, on: Some((node, incarnation)), span: Some(span) };
+        let inputs = vec![Input::WatchOpen { stream }, Input::WatchRequest { stream, body }];
+        self.turns(node, inputs);
+    }
+
+    pub(super) fn watched(&mut self, node: usize, stream: StreamId, response: Bytes) {
+        let response = pb::WatchResponse::decode(response).expect("a watch response");
+        let Some(&watcher) = self.by_stream.get(&stream) else { return };
+        let w = &self.watchers[watcher];
+        let (Some((_, incarnation)), Some(span), true) = (w.on, w.span, w.stream == stream) else {
+            return;
+        };
+        let mut drain = 100;
+        if self.rng.permille(self.options.slow_watcher_permille) && !self.is_healed {
+            drain = self.rng.heavy(400_000);
+        }
+        let input = Input::WatchDrained { stream, count: 1 };
+        self.after(drain, Event::Input { node, incarnation, input });
+        if !response.events.is_empty() && self.rng.permille(100) {
+            let input = Input::WatchRequest { stream, body: workload::watch_progress() };
+            self.after(drain, Event::Input { node, incarnation, input });
+        }
+        if self.options.bug == Some(Bug::WatchResponseLost) && self.rng.permille(20) {
+            return;
+        }
+        let is_over = response.canceled;
+        self.spans[span].responses.push(response);
+        if is_over {
+            self.watchers[watcher].on = None;
+            self.after(10_000, Event::Watch { watcher });
+        }
+    }
+
+    /// Spans whose watcher is still there.
+    pub fn open_spans(&self) -> Vec<usize> {
+        self.watchers.iter().filter(|w| w.on.is_some()).filter_map(|w| w.span).collect()
+    }
+}
