@@ -69,6 +69,8 @@ pub struct Options {
     pub deadline_us: u64,
     /// Of put, get, delete, compare-and-put, range, lease calls, compaction, serializable read.
     pub weights: [u64; 8],
+    /// Of single keys, transactions, bank, append, pods, locks.
+    pub stories: [u64; 6],
     pub watchers: usize,
     pub slow_watcher_permille: u64,
 
@@ -118,7 +120,7 @@ impl Options {
         let blackout_every_us = fault(4 * seconds, 15 * seconds, 250);
         let transfer_every_us = fault(seconds, 8 * seconds, 250);
         let boot_crash_permille = fault(50, 500, 400);
-        Options {
+        let mut options = Options {
             seed,
             profile,
             bug,
@@ -150,6 +152,7 @@ impl Options {
                 r.between(0, 2),
                 r.between(0, 8),
             ],
+            stories: [0; 6],
             watchers: r.between(0, 6) as usize,
             slow_watcher_permille: *r.pick(&[0, 0, 300]),
             latency_us: *r.pick(&[100, 1_000, 8_000]),
@@ -170,6 +173,16 @@ impl Options {
             transfer_every_us,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
+        };
+        options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
+        options
+    }
+
+    /// (From a source of its own: what was drawn before there were stories remains what it was.)
+    fn draw_stories(&mut self, rng: &mut Rng) {
+        self.stories[0] = 10;
+        for weight in &mut self.stories[1..] {
+            *weight = if rng.permille(400) { rng.between(1, 12) } else { 0 };
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::check::linearizable::{self, Effort};
 use crate::check::raft::RaftCheck;
 use crate::check::watch::{self, Span};
-use crate::check::{durability, revision};
+use crate::check::{durability, revision, stories};
 use crate::history::{Op, Verdict};
 
 /// What was seen of a run.
@@ -25,6 +25,7 @@ pub fn judge(record: &Record<'_>, effort: &mut Effort) -> Verdict {
     let model = &record.raft.model;
     durability::check(record.ops, model)?;
     revision::check(record.ops, model)?;
+    stories::check(record.ops, model)?;
     for (at, span) in record.spans.iter().enumerate() {
         // What happened in the last moments may still be on its way.
         let until = record.open.contains(&at).then_some(record.quiet_revision);

@@ -6,4 +6,5 @@ pub mod hash;
 pub mod linearizable;
 pub mod raft;
 pub mod revision;
+pub mod stories;
 pub mod watch;
