@@ -3,6 +3,7 @@
 pub mod convergence;
 pub mod durability;
 pub mod hash;
+pub mod lease;
 pub mod linearizable;
 pub mod raft;
 pub mod revision;

@@ -10,6 +10,8 @@ use norn_proto::mvccpb::KeyValue;
 use norn_raft::{Entry, EntryKind};
 use view::View;
 
+use crate::check::lease::Life;
+
 #[derive(Default)]
 pub struct Model {
     /// Index up to which the log was taken in.
@@ -17,6 +19,8 @@ pub struct Model {
     pub revision: i64,
     pub compacted: i64,
     pub leases: BTreeMap<i64, BTreeSet<Bytes>>,
+    /// Every lease that there ever was.
+    pub lives: BTreeMap<i64, Life>,
     /// Per revision: what changed, in order; `version` 0 is a delete.
     pub events: BTreeMap<i64, Vec<KeyValue>>,
     /// Per key: its states by revision.
@@ -87,6 +91,8 @@ impl Model {
             }
             Command::LeaseGrant(r) if r.id != 0 => {
                 self.leases.entry(r.id).or_default();
+                let life = Life { granted: self.applied, ended: None };
+                self.lives.entry(r.id).or_insert(life);
             }
             Command::LeaseRevoke(r) => self.revoke(r.id),
             _ => {}
@@ -95,6 +101,7 @@ impl Model {
 
     fn revoke(&mut self, id: i64) {
         let Some(keys) = self.leases.remove(&id) else { return };
+        self.lives.entry(id).and_modify(|life| life.ended = Some(self.applied));
         let mod_revision = self.revision + 1;
         let gone = |key| KeyValue { key, mod_revision, ..Default::default() };
         self.commit(keys.into_iter().map(gone).collect());

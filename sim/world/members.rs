@@ -158,6 +158,7 @@ impl World {
             self.fail(failure);
             return;
         }
+        self.times.observe(self.now, self.raft.model.applied);
         let stored = member.disk.stored();
         let submitted = queued(&member.disk).saturating_sub(before) as u64;
         let incarnation = member.incarnation;

@@ -15,6 +15,7 @@ use norn_raft::Message;
 use norn_storage::{DiskQueue, FileName};
 
 use crate::check::hash::HashCheck;
+use crate::check::lease::Times;
 use crate::check::raft::RaftCheck;
 use crate::check::watch::Span;
 use crate::fault;
@@ -101,6 +102,7 @@ pub struct World {
     by_stream: BTreeMap<StreamId, usize>,
     transfers: BTreeMap<u64, Transfer>,
     pub raft: RaftCheck,
+    pub times: Times,
     pub hashes: HashCheck,
     pub served: Vec<bool>,
     pub is_healed: bool,
@@ -140,6 +142,7 @@ impl World {
             by_stream: BTreeMap::new(),
             transfers: BTreeMap::new(),
             raft: RaftCheck::new(),
+            times: Times::default(),
             hashes: HashCheck::default(),
             served: vec![false; options.nodes],
             is_healed: false,
