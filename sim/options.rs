@@ -91,6 +91,10 @@ pub struct Options {
     pub sync_failure_every_us: u64,
     pub blackout_every_us: u64,
     pub transfer_every_us: u64,
+    /// Between two steps of the operator who changes the membership; 0: there is none.
+    pub member_every_us: u64,
+    /// Whether members refuse changes that a member not yet started could block.
+    pub strict_reconfig: bool,
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
@@ -171,11 +175,22 @@ impl Options {
             sync_failure_every_us,
             blackout_every_us,
             transfer_every_us,
+            member_every_us: 0,
+            strict_reconfig: false,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
         };
+        options.draw_members(&mut Rng::new(seed ^ 0x4f70_6572_6174));
         options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
         options
+    }
+
+    fn draw_members(&mut self, rng: &mut Rng) {
+        let (every, is_on) = (rng.between(300_000, 3_000_000), rng.permille(350));
+        if self.profile == Profile::Storm || (self.profile == Profile::Swarm && is_on) {
+            self.member_every_us = every;
+        }
+        self.strict_reconfig = rng.permille(200);
     }
 
     /// (From a source of its own: what was drawn before there were stories remains what it was.)

@@ -80,7 +80,9 @@ fn recover(world: &mut World) {
     let mut probes = 0;
     loop {
         // Again and again, because a probe may meet an election.
-        for node in 0..world.members.len() {
+        let voters: Vec<usize> =
+            world.counted().filter(|(_, votes)| *votes).map(|(node, _)| node).collect();
+        for node in voters {
             if !world.served[node] && world.members[node].host.is_some() {
                 probes += 1;
                 let value = Bytes::from(format!("probe-{probes}"));
@@ -128,10 +130,11 @@ fn leases_end(world: &mut World) {
 }
 
 fn standing(world: &World, from: u64) -> convergence::Standing {
-    let members = world.members.iter().zip(&world.served).map(|(member, served)| {
-        let node = member.host.as_ref().map(|host| host.node());
+    // (A learner serves no writes.)
+    let members = world.counted().map(|(slot, votes)| {
+        let node = world.members[slot].host.as_ref().map(|host| host.node());
         let at = node.map(|n| (n.applied(), n.raft().term().0, n.raft().leader().0));
-        (*served, at)
+        (world.served[slot] || !votes, at)
     });
     convergence::Standing { waited_us: world.now - from, members: members.collect() }
 }

@@ -107,8 +107,8 @@ impl Client {
         self.rng.between(options.think_us / 4, options.think_us * 2)
     }
 
-    pub fn choose_node(&mut self, options: &Options) -> usize {
-        let any = self.rng.below(options.nodes as u64) as usize;
+    pub fn choose_node(&mut self, machines: usize) -> usize {
+        let any = self.rng.below(machines as u64) as usize;
         self.sticks_to.unwrap_or(any)
     }
 

@@ -13,6 +13,7 @@ impl World {
         self.trace.note(self.now, "fault", 0, 0, || format!("{fault:?}"));
         match fault {
             Fault::Crash { node, power, in_batches, sends, down_us, boot_syncs } => {
+                let node = self.victim(node);
                 if self.members[node].host.is_none() {
                     return;
                 }
@@ -32,10 +33,7 @@ impl World {
                 }
             }
             Fault::Partition { draw, for_us } => {
-                let leader = self
-                    .members
-                    .iter()
-                    .position(|m| m.host.as_ref().is_some_and(|h| h.node().is_leader()));
+                let leader = self.leader();
                 let mut rng = Rng::new(draw);
                 let links = Network::draw_partition(&mut rng, self.members.len(), leader);
                 for (a, b) in &links {
@@ -48,16 +46,18 @@ impl World {
                 self.after(for_us, Event::Mend { count: self.partitions });
             }
             Fault::Pause { node, for_us } => {
+                let node = self.victim(node);
                 self.members[node].paused_until = self.now + for_us;
                 self.after(for_us, Event::Resume { node });
             }
             Fault::FailSync { node, nth } => {
+                let node = self.victim(node);
                 if self.members[node].host.is_some() {
                     self.members[node].disk.inner.fail_sync(nth);
                     self.members[node].may_fail = true;
                 }
             }
-            Fault::Transfer { node } => self.turn(node, Input::TransferLeadership),
+            Fault::Transfer { node } => self.turn(self.victim(node), Input::TransferLeadership),
         }
     }
 
