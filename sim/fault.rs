@@ -34,6 +34,12 @@ pub enum Fault {
     Transfer {
         node: usize,
     },
+    /// A disk takes so many bytes more, and no others.
+    Full {
+        node: usize,
+        room_bytes: u64,
+        for_us: u64,
+    },
 }
 
 pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
@@ -78,6 +84,11 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
     });
     every(options.transfer_every_us, rng, &mut |rng| Fault::Transfer {
         node: rng.below(nodes) as usize,
+    });
+    every(options.full_every_us, rng, &mut |rng| Fault::Full {
+        node: rng.below(nodes) as usize,
+        room_bytes: rng.heavy(2_000),
+        for_us: rng.heavy(500_000),
     });
     list
 }

@@ -49,6 +49,13 @@ impl World {
                 self.trace.note(self.now, "boot cut short", node as u64, 0, || error.to_string());
                 return self.crash(node, true, 100_000);
             }
+            // No room to repair what a crash left: the operator makes some, and tries again.
+            Ok(Err(error)) if member.disk.inner.is_limited() => {
+                self.counts.boot_crashes += 1;
+                self.trace
+                    .note(self.now, "boot without room", node as u64, 0, || error.to_string());
+                self.after(500_000, Event::Start { node });
+            }
             Ok(Err(error)) => {
                 let disk = &member.disk;
                 let files = ["member/wal", "member/snap", "member/rev"]
@@ -175,8 +182,8 @@ impl World {
             member.wake_at = wake_at;
             self.after(wake_at - self.now, Event::Wake { node, incarnation, at: wake_at });
         }
-        for (number, ok) in stored {
-            self.after(0, Event::Stored { number, ok });
+        for (number, result) in stored {
+            self.after(0, Event::Stored { number, result });
         }
         let crash = self.crash_point(node, submitted);
         if crash.is_none_or(|point| point.sends) {
@@ -268,7 +275,9 @@ impl World {
             }
             NodeEvent::Failed { reason } => {
                 self.trace.note(self.now, "failed", node as u64, 0, || reason.clone());
-                if self.members[node].may_fail {
+                let member = &self.members[node];
+                // (Without room for the state that a leader sent, a member stops.)
+                if member.may_fail || member.disk.inner.is_limited() {
                     self.counts.failed_syncs += 1;
                     self.crash(node, true, 100_000);
                 } else {
@@ -326,6 +335,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
     config.revlog_segment_bytes = options.revlog_segment_bytes;
     config.image_debt_bytes = options.image_debt_bytes;
     config.image_step_bytes = options.image_step_bytes;
+    config.quota_bytes = options.quota_bytes.cast_signed();
     config.cache_bytes = options.cache_bytes;
     config.lease_checkpoint = options.lease_checkpoint;
     config.watch_progress_interval_ms = options.watch_progress_ms;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use norn_node::{Input, StreamId};
 use norn_raft::Message;
-use norn_storage::{DiskQueue, FileName};
+use norn_storage::{DiskError, DiskQueue, FileName};
 
 use self::operator::Membership;
 use crate::check::hash::HashCheck;
@@ -47,10 +47,12 @@ enum Event {
     Mend { count: u64 },
     Resume { node: usize },
     Snapshot { number: u64, body: Bytes },
-    Stored { number: u64, ok: bool },
+    Stored { number: u64, result: Result<(), DiskError> },
     Watch { watcher: usize },
     Compare,
     Operator,
+    Tidy,
+    Room { node: usize },
     Retire { node: usize },
 }
 
@@ -86,6 +88,7 @@ pub struct Counts {
     pub partitions: u64,
     pub snapshots: u64,
     pub messages: u64,
+    pub full_disks: u64,
     pub joins: u64,
     pub leaves: u64,
 }
@@ -177,6 +180,9 @@ impl World {
             world.after(at, Event::Fault { fault });
         }
         world.after(COMPARE_EVERY_US, Event::Compare);
+        if world.options.quota_bytes > 0 || world.options.full_every_us > 0 {
+            world.after(COMPARE_EVERY_US, Event::Tidy);
+        }
         if world.options.member_every_us > 0 {
             world.after(world.options.member_every_us, Event::Operator);
         }
@@ -242,8 +248,10 @@ impl World {
                 }
             }
             Event::Snapshot { number, body } => self.snapshot_arrives(number, body),
-            Event::Stored { number, ok } => self.snapshot_stored(number, ok),
+            Event::Stored { number, result } => self.snapshot_stored(number, &result),
             Event::Watch { watcher } => self.open_watch(watcher),
+            Event::Tidy => self.tidy_up(),
+            Event::Room { node } => self.members[node].disk.inner.limit_bytes(None),
             Event::Operator => self.operate(),
             Event::Retire { node } => self.retire(node),
             Event::Compare => {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use norn_node::Input;
 use norn_raft::Message;
-use norn_storage::{DiskRead, FileName};
+use norn_storage::{DiskError, DiskRead, FileName};
 
 use super::{Event, Transfer, World};
 use crate::history::Failure;
@@ -79,7 +79,8 @@ impl World {
         self.arm_disk(to);
     }
 
-    pub(super) fn snapshot_stored(&mut self, number: u64, ok: bool) {
+    pub(super) fn snapshot_stored(&mut self, number: u64, result: &Result<(), DiskError>) {
+        let ok = result.is_ok();
         if let (true, Some(transfer)) = (ok, self.transfers.get(&number)) {
             self.counts.snapshots += 1;
             let (to, message) = (transfer.to, transfer.message.clone());
@@ -89,7 +90,8 @@ impl World {
         }
         let to = self.transfers.get(&number).map(|transfer| transfer.to);
         self.transfer_ends(number, ok);
-        if let (false, Some(to)) = (ok, to) {
+        let is_latched = !matches!(result, Ok(()) | Err(DiskError::NoSpace { .. }));
+        if let (true, Some(to)) = (is_latched, to) {
             // The failed sync met our batch: the disk is latched, and the node may not write for long to see it.
             self.counts.failed_syncs += 1;
             self.crash(to, true, 100_000);
