@@ -34,6 +34,12 @@ pub enum Fault {
     Transfer {
         node: usize,
     },
+    /// Power is lost, and a bit of what lay on the disk is another one afterwards.
+    Rot {
+        node: usize,
+        draw: u64,
+        down_us: u64,
+    },
     /// A disk takes so many bytes more, and no others.
     Full {
         node: usize,
@@ -89,6 +95,11 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
         node: rng.below(nodes) as usize,
         room_bytes: rng.heavy(2_000),
         for_us: rng.heavy(500_000),
+    });
+    every(options.rot_every_us, rng, &mut |rng| Fault::Rot {
+        node: rng.below(nodes) as usize,
+        draw: rng.next(),
+        down_us: rng.heavy(300_000),
     });
     list
 }

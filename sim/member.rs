@@ -32,6 +32,9 @@ pub struct Member {
     /// Inputs that wait while the process stands still.
     pub inbox: Vec<Input>,
     pub paused_until: u64,
+    /// A bit of its disk was flipped: it may refuse to open, and stop, and is replaced then. It must not tell what is not so.
+    pub is_rotten: bool,
+    pub is_replaced: bool,
     /// Disk batches until it crashes, and how.
     pub crash_in: Option<CrashPoint>,
     /// The next start is to be cut short after this many syncs.

@@ -99,6 +99,8 @@ pub struct Options {
     pub quota_bytes: u64,
     /// Between two disks that get full; 0: none does.
     pub full_every_us: u64,
+    /// Between two disks that lose power and come back with a bit flipped; 0: none does.
+    pub rot_every_us: u64,
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
@@ -182,6 +184,7 @@ impl Options {
             member_every_us: 0,
             quota_bytes: 0,
             full_every_us: 0,
+            rot_every_us: 0,
             strict_reconfig: false,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
@@ -203,6 +206,13 @@ impl Options {
     fn draw_room(&mut self, rng: &mut Rng) {
         let (quota, has_quota) = (rng.between(20_000, 300_000), rng.permille(150));
         let (every, gets_full) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
+        let (flips, rots) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
+        // (Whoever replaces a member with a bad disk changes nothing else meanwhile.)
+        let rots = if self.profile == Profile::Storm { rng.permille(500) } else { rots };
+        if self.profile != Profile::Calm && rots {
+            self.rot_every_us = flips;
+            self.member_every_us = 0;
+        }
         if self.profile != Profile::Calm && has_quota {
             self.quota_bytes = quota;
         }

@@ -49,6 +49,11 @@ impl World {
                 self.trace.note(self.now, "boot cut short", node as u64, 0, || error.to_string());
                 return self.crash(node, true, 100_000);
             }
+            Ok(Err(error)) if member.is_rotten => {
+                self.counts.refused += 1;
+                self.trace.note(self.now, "refused", node as u64, 0, || error.to_string());
+                self.replace(node);
+            }
             // No room to repair what a crash left: the operator makes some, and tries again.
             Ok(Err(error)) if member.disk.inner.is_limited() => {
                 self.counts.boot_crashes += 1;
@@ -277,7 +282,11 @@ impl World {
                 self.trace.note(self.now, "failed", node as u64, 0, || reason.clone());
                 let member = &self.members[node];
                 // (Without room for the state that a leader sent, a member stops.)
-                if member.may_fail || member.disk.inner.is_limited() {
+                if member.is_rotten {
+                    self.trace.note(self.now, "rotten", node as u64, 0, String::new);
+                    self.gone(node);
+                    self.replace(node);
+                } else if member.may_fail || member.disk.inner.is_limited() {
                     self.counts.failed_syncs += 1;
                     self.crash(node, true, 100_000);
                 } else {
@@ -345,6 +354,8 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
         is_founder: false,
         is_member: false,
         was_open: false,
+        is_rotten: false,
+        is_replaced: false,
         is_leaving: false,
         is_retired: false,
         config,

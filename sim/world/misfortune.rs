@@ -62,6 +62,7 @@ impl World {
                     self.members[node].may_fail = true;
                 }
             }
+            Fault::Rot { node, draw, down_us } => self.rot(self.victim(node), draw, down_us),
             Fault::Full { node, room_bytes, for_us } => {
                 let node = self.victim(node);
                 let disk = &self.members[node].disk.inner;

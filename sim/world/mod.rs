@@ -5,6 +5,7 @@ mod comparison;
 mod members;
 mod misfortune;
 mod operator;
+mod rot;
 mod traffic;
 mod watchers;
 
@@ -53,6 +54,7 @@ enum Event {
     Operator,
     Tidy,
     Room { node: usize },
+    Replace { node: usize },
     Retire { node: usize },
 }
 
@@ -89,6 +91,8 @@ pub struct Counts {
     pub snapshots: u64,
     pub messages: u64,
     pub full_disks: u64,
+    pub flipped_bits: u64,
+    pub refused: u64,
     pub joins: u64,
     pub leaves: u64,
 }
@@ -250,6 +254,7 @@ impl World {
             Event::Snapshot { number, body } => self.snapshot_arrives(number, body),
             Event::Stored { number, result } => self.snapshot_stored(number, &result),
             Event::Watch { watcher } => self.open_watch(watcher),
+            Event::Replace { node } => self.replace(node),
             Event::Tidy => self.tidy_up(),
             Event::Room { node } => self.members[node].disk.inner.limit_bytes(None),
             Event::Operator => self.operate(),
