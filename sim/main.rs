@@ -10,6 +10,10 @@ use norn_sim::launch::{Launcher, Order, Ran};
 use norn_sim::report::{self, Exit, Stats};
 use norn_sim::{Options, Report, run};
 
+/// A seed is made of millions of small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Of the cluster tier's seeds, one in so many runs twice: the same seed must be the same run.
 const TWICE_EVERY: usize = 10;
 /// Seeds for each planted mistake.

@@ -210,9 +210,16 @@ impl Tree {
     }
 
     fn rename_node(&mut self, change: NameChange) {
+        // The file that had the name is gone; one that gets it has been counted, or is empty.
+        let (dir, name) = match &change {
+            NameChange::Link { dir, name, .. } | NameChange::Unlink { dir, name } => (dir, name),
+            NameChange::Move { to, .. } => (&to.0, &to.1),
+        };
+        if let Some(Node::File(id)) = self.live.get(dir).and_then(|names| names.get(name)) {
+            self.used -= self.files[id].live.len() as u64;
+        }
         change.apply(&mut self.live);
         self.pending.push(change);
-        self.count_used();
     }
 
     fn count_used(&mut self) {
