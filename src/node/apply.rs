@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use norn_mvcc::{Change, DeleteRequest, Event};
+use norn_planted::planted;
 use norn_proto::{etcdserverpb as pb, leasepb};
 use norn_raft::{ConfChange, ConfChangeKind, ConfChangeV2, Entry, EntryKind, codec};
 use norn_storage::revlog::Table;
@@ -177,6 +178,9 @@ impl<R: Reader> Node<R> {
     fn apply_put(&mut self, r: &pb::PutRequest) -> Result<Bytes, Error> {
         self.counters.puts += 1;
         let fits = self.charge(put_cost(r));
+        if planted!(QuotaInApply) {
+            fits.clone()?;
+        }
         let request = convert::put_request(r);
         let lessor = &self.lessor;
         request

@@ -5,6 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use norn_mvcc::{KeyIndex, KeyValue, Revision, Store};
+use norn_planted::planted;
 use norn_proto::{etcdserverpb as pb, leasepb};
 use norn_raft::{
     Config as RaftConfig, HardState, Index, LogLevel, MemStorage, NodeId, Peer, RawNode, Snapshot,
@@ -246,7 +247,8 @@ impl<R: Reader> Node<R> {
 
     /// Whether the host must call [`Node::install`] before anything else.
     pub fn wants_install(&self) -> bool {
-        self.work.install.is_some() && self.disk_is_idle() && !self.is_failed
+        let is_idle = self.disk_is_idle() || planted!(InstallBesideWrites);
+        self.work.install.is_some() && is_idle && !self.is_failed
     }
 
     /// Replaces the state by a received snapshot. Blocks for as long as reading the database takes.
@@ -283,7 +285,9 @@ impl<R: Reader> Node<R> {
         self.images = Images::new(log.appended_bytes() + state.scanned_bytes, None);
         self.backend = Backend::new(log, reader);
         self.store = state.store;
-        self.lessor = state.lessor;
+        if !planted!(LeasesKept) {
+            self.lessor = state.lessor;
+        }
         self.members = state.members;
         self.alarms = state.alarms;
         self.cluster_version = state.cluster_version;
@@ -411,12 +415,13 @@ fn read_on<R: Reader>(
             // The lease may be gone: then the key was put without it, or is about to be deleted.
             lessor.attach(&Bytes::copy_from_slice(&kv.key), kv.lease);
         }
-        last = main;
+        last = if planted!(RevisionOfSurvivors) && dead { last } else { main };
         bytes += record.len() as u64;
         std::ops::ControlFlow::Continue(())
     })?;
     match failed {
         Some(error) => Err(error),
+        None if planted!(RevisionOfSurvivors) => Ok((last, bytes)),
         None => Ok((last.max(log.last_main()), bytes)),
     }
 }
@@ -498,8 +503,8 @@ fn restart<D: Disk, R: Reader>(
     }
     // (A commit index alone is not synced: the log may know better.)
     let commit = saved.commit.max(applied).max(start.index);
-    let hard_state =
-        HardState { term: Term(saved.term), vote: NodeId(saved.vote), commit: Index(commit) };
+    let vote = NodeId(if planted!(VoteForgotten) { 0 } else { saved.vote });
+    let hard_state = HardState { term: Term(saved.term), vote, commit: Index(commit) };
     let conf_state = stored_members(&log)?.conf_state();
     let snapshot = Snapshot {
         data: Bytes::new(),

@@ -179,7 +179,8 @@ impl<R: Reader> Node<R> {
     fn lease_keep_alive(&mut self, token: Token, body: Bytes) -> Result<Option<Bytes>, Error> {
         let r: pb::LeaseKeepAliveRequest = decode(body)?;
         // A leader whose ticks stopped for a while may have been replaced: it must prove itself first.
-        if self.lessor.is_primary() && self.now.since(self.last_tick) > 3 * self.config.tick_ms {
+        let stood_still = self.now.since(self.last_tick) > 3 * self.config.tick_ms;
+        if self.lessor.is_primary() && stood_still && !planted!(RenewUnproved) {
             self.read(token, ReadKind::LeaseRenew(r.id));
             return Ok(None);
         }
@@ -427,7 +428,8 @@ impl<R: Reader> Node<R> {
     }
 
     pub(crate) fn release_reads(&mut self) {
-        for read in self.reads.take_released(self.applied) {
+        let applied = self.applied + u64::from(planted!(ReadReleasedEarly));
+        for read in self.reads.take_released(applied) {
             let result = match &read.kind {
                 ReadKind::Range(request) => self.range_reply(request).map(Some),
                 ReadKind::Txn(request) => self.read_txn_reply(request).map(Some),
@@ -579,7 +581,8 @@ impl<R: Reader> Node<R> {
 
     /// The leader proposes to revoke what ran out, and to remember how much is left of what is long.
     pub(crate) fn expire_leases(&mut self) {
-        if !self.lessor.is_primary() || !self.raft.is_leader() || self.now < self.next_lease_scan {
+        let leads = self.raft.is_leader() || planted!(RevokeByExLeader);
+        if !self.lessor.is_primary() || !leads || self.now < self.next_lease_scan {
             return;
         }
         self.next_lease_scan = self.now + LEASE_SCAN_MS;

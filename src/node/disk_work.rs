@@ -443,8 +443,9 @@ impl<R: Reader> Node<R> {
                 Err(error) => self.fail(&format!("revision log: {error}")),
             }
         }
-        let applied = self.applied;
-        let stale: Vec<u64> = self.work.received.range(..=applied).map(|(i, _)| *i).collect();
+        let newest = self.work.received.keys().next_back().copied().unwrap_or(0);
+        let upto = if planted!(ReceivedSwept) { newest.saturating_sub(1) } else { self.applied };
+        let stale: Vec<u64> = self.work.received.range(..=upto).map(|(i, _)| *i).collect();
         for index in stale {
             if let Some(file) = self.work.received.remove(&index) {
                 self.work.bulk_ops.push(DiskOp::Remove { file });
@@ -496,6 +497,7 @@ impl<R: Reader> Node<R> {
         self.work.checkpoint_appended = self.backend.log.appended_bytes();
         let conf_state = codec::encode_conf_state(&conf_state);
         let snapshot = WalSnapshot { index, term, conf_state };
+        self.work.record = planted!(CheckpointRecordedEarly).then(|| snapshot.clone());
         self.work.bulk_parts.push(BulkPart::Checkpoint { ticket, snapshot });
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use norn_mvcc::Store;
+use norn_planted::planted;
 use norn_raft::{Message, MessageKind, NodeId, RawNode, Ready as RaftReady, Role};
 use norn_storage::wal::Wal;
 
@@ -295,7 +296,7 @@ impl<R: Reader> Node<R> {
     }
 
     fn leader_changed(&mut self, leader: NodeId, role: Role) {
-        if role != Role::Leader && self.lessor.is_primary() {
+        if role != Role::Leader && self.lessor.is_primary() && !planted!(RevokeByExLeader) {
             self.lessor.demote();
             let waits = std::mem::take(&mut self.lease_waits);
             for token in waits.into_values().flatten() {

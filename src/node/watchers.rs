@@ -223,7 +223,8 @@ impl Watchers {
         let Some(state) = self.streams.get(&stream) else { return };
         let current = header.revision;
         let told = |w: &Watcher| w.is_synced && !w.is_dead && w.next <= current + 1;
-        if !state.watchers.is_empty() && state.watchers.values().all(told) && state.has_room() {
+        let all_told = state.watchers.values().all(told) || planted!(ProgressUnsynced);
+        if !state.watchers.is_empty() && all_told && state.has_room() {
             let response = respond(header, -1, |_| {});
             self.send(stream, response);
         }
@@ -298,7 +299,9 @@ impl Watchers {
                 self.catching_up.insert(id);
                 continue;
             }
-            watcher.next = main + 1;
+            if !planted!(CursorLeftBehind) {
+                watcher.next = main + 1;
+            }
             let encoded = encode(watcher, &mut told, &indexes, store, values)?;
             self.send_events(id, encoded, header);
         }
@@ -325,7 +328,7 @@ impl Watchers {
                 continue;
             }
             let next = state.watchers[&id.1].next;
-            if next < compacted {
+            if next < compacted && !planted!(CancelSkipped) {
                 doomed.push(*id);
             } else if batch.len() < CATCH_UP_WATCHERS {
                 from = from.min(next);
@@ -358,12 +361,15 @@ impl Watchers {
                 continue;
             }
             let watcher = state.watchers.get_mut(&id.1).expect("checked above");
+            if planted!(FutureLowered) {
+                watcher.next = watcher.next.min(current + 1);
+            }
             if watcher.next <= upto {
                 let matching = |t: &Told| {
                     t.event.revision.main >= watcher.next && watcher.range.contains(&t.event.key)
                 };
                 let indexes: Vec<usize> = (0..told.len()).filter(|i| matching(&told[*i])).collect();
-                watcher.next = upto + 1;
+                watcher.next = upto + i64::from(!planted!(CatchUpOverlaps));
                 let encoded = encode(watcher, &mut told, &indexes, store, values)?;
                 self.send_events(id, encoded, header);
             }
@@ -532,8 +538,9 @@ where
             continue;
         }
         if with_prev.is_none() {
+            let before = i64::from(!planted!(PrevValueIsOwn));
             let prev = store
-                .value_at(values, &event.key, event.revision.main - 1)
+                .value_at(values, &event.key, event.revision.main - before)
                 .map_err(|error| Error::Storage(error.to_string()))?;
             // (A tombstone is not a value: the key did not exist.)
             *with_prev = Some(encode_event(event, prev.as_ref()));
