@@ -497,7 +497,9 @@ impl<R: Reader> Node<R> {
         self.work.checkpoint_appended = self.backend.log.appended_bytes();
         let conf_state = codec::encode_conf_state(&conf_state);
         let snapshot = WalSnapshot { index, term, conf_state };
-        self.work.record = planted!(CheckpointRecordedEarly).then(|| snapshot.clone());
+        if planted!(CheckpointRecordedEarly) {
+            self.work.record = Some(snapshot.clone());
+        }
         self.work.bulk_parts.push(BulkPart::Checkpoint { ticket, snapshot });
     }
 
