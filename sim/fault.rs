@@ -34,6 +34,40 @@ pub enum Fault {
     Transfer {
         node: usize,
     },
+    /// Whoever is elected next, shortly afterwards.
+    AtElection {
+        act: Act,
+        after_us: u64,
+        for_us: u64,
+    },
+    /// One member and all others: cut.
+    Isolate {
+        node: usize,
+        way: Way,
+        for_us: u64,
+    },
+    /// The leader stands still, for longer than an election takes.
+    PauseLeader {
+        for_us: u64,
+    },
+}
+
+/// What befalls a new leader.
+#[derive(Clone, Copy, Debug)]
+pub enum Act {
+    Crash,
+    Pause,
+    Isolate(Way),
+}
+
+/// What does not get through any more.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    Both,
+    /// What it sends.
+    Out,
+    /// What it is sent.
+    In,
 }
 
 pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
@@ -78,6 +112,21 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
     });
     every(options.transfer_every_us, rng, &mut |rng| Fault::Transfer {
         node: rng.below(nodes) as usize,
+    });
+    let election_us = options.tick_ms * 1000 * u64::from(options.election_ticks);
+    every(options.election_fault_every_us, rng, &mut |rng| Fault::AtElection {
+        act: *rng.pick(&[
+            Act::Crash,
+            Act::Pause,
+            Act::Isolate(Way::Both),
+            Act::Isolate(Way::Out),
+            Act::Isolate(Way::In),
+        ]),
+        after_us: rng.below(3 * (options.latency_us + options.disk_us)),
+        for_us: rng.between(election_us / 2, election_us * 4),
+    });
+    every(options.leader_pause_every_us, rng, &mut |rng| Fault::PauseLeader {
+        for_us: rng.between(election_us, election_us * 4),
     });
     list
 }

@@ -21,6 +21,8 @@ pub struct Member {
     /// Inputs that wait while the process stands still.
     pub inbox: Vec<Input>,
     pub paused_until: u64,
+    /// When it goes on, calls come before everything else.
+    pub calls_first: bool,
     /// Disk batches until it crashes, and how.
     pub crash_in: Option<CrashPoint>,
     /// The next start is to be cut short after this many syncs.

@@ -15,6 +15,7 @@ pub struct Network {
     loss_permille: u64,
     duplicate_permille: u64,
     tail_permille: u64,
+    late_reply_permille: u64,
     duplicates_proposals: bool,
 }
 
@@ -27,6 +28,7 @@ impl Network {
             loss_permille: options.loss_permille,
             duplicate_permille: options.duplicate_permille,
             tail_permille: options.tail_permille,
+            late_reply_permille: options.late_reply_permille,
             duplicates_proposals: options.bug == Some(crate::options::Bug::ProposalTwice),
         }
     }
@@ -50,6 +52,7 @@ impl Network {
         self.loss_permille = 0;
         self.duplicate_permille = 0;
         self.tail_permille = 0;
+        self.late_reply_permille = 0;
     }
 
     /// After how long each copy of the message arrives; none: lost.
@@ -61,6 +64,12 @@ impl Network {
         // A proposal that arrives twice is two proposals: streams never do that, and etcd counts on it.
         let is_proposal = message.kind == MessageKind::Prop;
         if self.rng.permille(self.duplicate_permille) && !is_proposal {
+            delays.push(self.rng.between(0, 2_000_000));
+        }
+        if self.late_reply_permille > 0
+            && message.kind.is_response()
+            && self.rng.permille(self.late_reply_permille)
+        {
             delays.push(self.rng.between(0, 2_000_000));
         }
         if is_proposal && self.duplicates_proposals {

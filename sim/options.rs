@@ -92,6 +92,16 @@ pub struct Options {
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
+
+    /// Mean time between two faults that wait for an election, and two pauses of a leader.
+    pub election_fault_every_us: u64,
+    pub leader_pause_every_us: u64,
+    /// A received snapshot is followed by a crash.
+    pub snapshot_crash_permille: u64,
+    /// Answers of members arrive again, late.
+    pub late_reply_permille: u64,
+    /// Of a message between members: small ones carry an entry each.
+    pub message_bytes: u64,
 }
 
 impl Options {
@@ -118,7 +128,7 @@ impl Options {
         let blackout_every_us = fault(4 * seconds, 15 * seconds, 250);
         let transfer_every_us = fault(seconds, 8 * seconds, 250);
         let boot_crash_permille = fault(50, 500, 400);
-        Options {
+        let mut options = Options {
             seed,
             profile,
             bug,
@@ -170,7 +180,28 @@ impl Options {
             transfer_every_us,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
-        }
+            election_fault_every_us: 0,
+            leader_pause_every_us: 0,
+            snapshot_crash_permille: 0,
+            late_reply_permille: 0,
+            message_bytes: 0,
+        };
+        options.draw_windows(r);
+        options
+    }
+
+    /// Faults that wait for their moment. (Drawn last: older seeds keep what they meant.)
+    fn draw_windows(&mut self, r: &mut Rng) {
+        let (calm, storm) = (self.profile == Profile::Calm, self.profile == Profile::Storm);
+        let mut fault = |low: u64, high: u64, permille: u64| {
+            let (value, on) = (r.between(low, high), r.permille(permille));
+            if !calm && (on || storm) { value } else { 0 }
+        };
+        self.election_fault_every_us = fault(300_000, 4_000_000, 250);
+        self.leader_pause_every_us = fault(500_000, 8_000_000, 250);
+        self.snapshot_crash_permille = fault(50, 500, 250);
+        self.late_reply_permille = fault(10, 300, 250);
+        self.message_bytes = *r.pick(&[1 << 20, 1 << 20, 1 << 20, 200, 1]);
     }
 
     /// The line that runs this again.

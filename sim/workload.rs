@@ -5,9 +5,10 @@ use norn_node::{Error, Method};
 use norn_proto::etcdserverpb as pb;
 use prost::Message;
 
+use crate::check::watch::Span;
 use crate::history::{Answer, Ask, Outcome};
 use crate::options::Options;
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 
 /// One client: asks, waits for the answer or the deadline, thinks, asks again.
 pub struct Client {
@@ -20,6 +21,8 @@ pub struct Client {
     seen: Vec<Option<Bytes>>,
     lease: Option<i64>,
     pub revision_seen: i64,
+    /// The revision of its last deletion.
+    deleted_at: i64,
 }
 
 impl Client {
@@ -27,7 +30,16 @@ impl Client {
         let node = rng.below(options.nodes as u64) as usize;
         let sticks_to = rng.permille(500).then_some(node);
         let seen = vec![None; options.keys as usize];
-        Client { rng, number, asked: 0, sticks_to, seen, lease: None, revision_seen: 1 }
+        Client {
+            rng,
+            number,
+            asked: 0,
+            sticks_to,
+            seen,
+            lease: None,
+            revision_seen: 1,
+            deleted_at: 0,
+        }
     }
 
     pub fn think_us(&mut self, options: &Options) -> u64 {
@@ -69,6 +81,10 @@ impl Client {
             5 => self.next_lease(Bytes::from(format!("l{number}")), value),
             6 => {
                 let back = self.rng.below(30).cast_signed();
+                // Where a deletion is, compaction has a choice to make.
+                if self.deleted_at > 0 && mix(self.asked) % 2 == 0 {
+                    return Ask::Compact { revision: self.deleted_at };
+                }
                 Ask::Compact { revision: (self.revision_seen - back).max(1) }
             }
             _ if self.rng.permille(500) => Ask::Get { key, serializable: true },
@@ -103,6 +119,9 @@ impl Client {
             return;
         };
         self.revision_seen = self.revision_seen.max(*revision);
+        if matches!((ask, answer), (Ask::Delete { .. }, Answer::Deleted(1))) {
+            self.deleted_at = *revision;
+        }
         let number = |key: &Bytes| -> usize {
             std::str::from_utf8(&key[1..]).expect("ours").parse().expect("ours")
         };
@@ -125,14 +144,18 @@ pub fn put(key: &Bytes, value: &Bytes, lease: i64) -> pb::PutRequest {
     pb::PutRequest { key: key.clone(), value: value.clone(), lease, ..Default::default() }
 }
 
-/// Creates a watch of a key (or all) from a revision on.
-pub fn watch(key: Option<&Bytes>, start_revision: i64, progress_notify: bool) -> Bytes {
+/// Creates a watch.
+pub fn watch(span: &Span, progress_notify: bool) -> Bytes {
+    use pb::watch_create_request::FilterType;
     let all = Bytes::from_static(&[0]);
+    let filters =
+        [(span.no_put, FilterType::Noput), (span.no_delete, FilterType::Nodelete)].into_iter();
     let request = pb::WatchCreateRequest {
-        key: key.unwrap_or(&all).clone(),
-        range_end: if key.is_none() { all } else { Bytes::new() },
-        start_revision,
+        key: span.key.as_ref().unwrap_or(&all).clone(),
+        range_end: if span.key.is_none() { all } else { Bytes::new() },
+        start_revision: span.start,
         progress_notify,
+        filters: filters.filter(|(on, _)| *on).map(|(_, filter)| filter.into()).collect(),
         prev_kv: true,
         ..Default::default()
     };

@@ -13,7 +13,7 @@ use norn_server::serve::{self, End};
 
 use super::fault::Strike;
 use super::state::{Event, State, state};
-use crate::fault::Fault;
+use crate::fault::{Act, Fault, Way};
 use crate::history::Failure;
 use crate::member::CrashPoint;
 use crate::network::Network;
@@ -205,6 +205,30 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 member.may_end = true;
                 member.is_lossy = true;
             }
+        }
+        Fault::PauseLeader { for_us } | Fault::AtElection { act: Act::Pause, for_us, .. } => {
+            if let Some(node) = state.leader() {
+                shared(state, rng, Fault::Pause { node, for_us });
+            }
+        }
+        Fault::AtElection { act: Act::Crash, for_us: down_us, .. } => {
+            if let Some(node) = state.leader().filter(|node| world::is_running(*node)) {
+                crash(state, rng, node, Death::Power, down_us);
+            }
+        }
+        Fault::AtElection { act: Act::Isolate(way), for_us, .. } => {
+            if let Some(node) = state.leader() {
+                shared(state, rng, Fault::Isolate { node, way, for_us });
+            }
+        }
+        Fault::Isolate { node, way, for_us } => {
+            let others = (0..state.options.nodes).filter(|other| *other != node);
+            let links = others.flat_map(|other| match way {
+                Way::Both => vec![(node, other), (other, node)],
+                Way::Out => vec![(node, other)],
+                Way::In => vec![(other, node)],
+            });
+            cut(state, links.collect(), for_us);
         }
         // Asked to end, a leader hands over.
         Fault::Transfer { node } => {

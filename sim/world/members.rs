@@ -246,6 +246,9 @@ impl World {
             }
             NodeEvent::LeaderChanged { leader } => {
                 self.trace.note(self.now, "leader", node as u64, leader.0, String::new);
+                if leader.0 == self.members[node].id {
+                    self.elected(node);
+                }
             }
             NodeEvent::MembersChanged | NodeEvent::Serving => {}
             NodeEvent::SendSnapshot { message, file } => self.send_snapshot(node, message, file),
@@ -299,6 +302,7 @@ pub(super) fn found(options: &Options, rng: &mut Rng) -> Vec<Member> {
         config.image_debt_bytes = options.image_debt_bytes;
         config.image_step_bytes = options.image_step_bytes;
         config.cache_bytes = options.cache_bytes;
+        config.message_bytes_max = options.message_bytes;
         config.lease_checkpoint = options.lease_checkpoint;
         config.watch_progress_interval_ms = options.watch_progress_ms;
         let ppm =
@@ -314,6 +318,7 @@ pub(super) fn found(options: &Options, rng: &mut Rng) -> Vec<Member> {
             disk_armed: [false; 2],
             inbox: Vec::new(),
             paused_until: 0,
+            calls_first: false,
             crash_in: None,
             boot_syncs: 0,
             may_fail: false,

@@ -3,8 +3,8 @@
 use norn_node::Input;
 
 use super::{Event, World};
-use crate::fault::Fault;
-use crate::member::CrashPoint;
+use crate::fault::{Act, Fault, Way};
+use crate::member::{CrashPoint, Member};
 use crate::network::Network;
 use crate::rng::Rng;
 
@@ -32,25 +32,12 @@ impl World {
                 }
             }
             Fault::Partition { draw, for_us } => {
-                let leader = self
-                    .members
-                    .iter()
-                    .position(|m| m.host.as_ref().is_some_and(|h| h.node().is_leader()));
+                let leader = self.leader();
                 let mut rng = Rng::new(draw);
                 let links = Network::draw_partition(&mut rng, self.members.len(), leader);
-                for (a, b) in &links {
-                    let id = self.members[*b].id;
-                    self.tell_later(*a, Input::PeerActive { id, active: false });
-                }
-                self.network.cut(links);
-                self.counts.partitions += 1;
-                self.partitions += 1;
-                self.after(for_us, Event::Mend { count: self.partitions });
+                self.cut(links, for_us);
             }
-            Fault::Pause { node, for_us } => {
-                self.members[node].paused_until = self.now + for_us;
-                self.after(for_us, Event::Resume { node });
-            }
+            Fault::Pause { node, for_us } => self.pause(node, for_us),
             Fault::FailSync { node, nth } => {
                 if self.members[node].host.is_some() {
                     self.members[node].disk.inner.fail_sync(nth);
@@ -58,7 +45,80 @@ impl World {
                 }
             }
             Fault::Transfer { node } => self.turn(node, Input::TransferLeadership),
+            Fault::AtElection { act, after_us, for_us } => {
+                self.at_election = Some((act, after_us, for_us));
+            }
+            Fault::Isolate { node, way, for_us } => {
+                let others = (0..self.members.len()).filter(|other| *other != node);
+                let links = others.flat_map(|other| match way {
+                    Way::Both => vec![(node, other), (other, node)],
+                    Way::Out => vec![(node, other)],
+                    Way::In => vec![(other, node)],
+                });
+                self.cut(links.collect(), for_us);
+            }
+            Fault::PauseLeader { for_us } => {
+                if let Some(node) = self.leader() {
+                    self.pause(node, for_us);
+                }
+            }
         }
+    }
+
+    /// A leader was elected: the moment that some faults wait for.
+    pub(super) fn elected(&mut self, node: usize) {
+        let Some((act, after_us, for_us)) = self.at_election.take() else { return };
+        let fault = match act {
+            Act::Crash => Fault::Crash {
+                node,
+                power: true,
+                in_batches: 0,
+                sends: true,
+                down_us: for_us,
+                boot_syncs: 0,
+            },
+            Act::Pause => Fault::Pause { node, for_us },
+            Act::Isolate(way) => Fault::Isolate { node, way, for_us },
+        };
+        self.after(after_us, Event::Fault { fault });
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let leads = |m: &Member| m.host.as_ref().is_some_and(|h| h.node().is_leader());
+        self.members.iter().position(leads)
+    }
+
+    /// What comes in meanwhile waits. When it goes on, what clients asked may be read before what members sent: these are
+    /// different connections.
+    fn pause(&mut self, node: usize, for_us: u64) {
+        self.members[node].paused_until = self.now + for_us;
+        self.members[node].calls_first = for_us % 2 == 0;
+        self.after(for_us, Event::Resume { node });
+    }
+
+    pub(super) fn resume(&mut self, node: usize) {
+        let member = &mut self.members[node];
+        if member.paused_until > self.now {
+            return;
+        }
+        let mut inputs = std::mem::take(&mut member.inbox);
+        if std::mem::take(&mut member.calls_first) {
+            let is_call = |input: &mut Input| matches!(input, Input::Call { .. });
+            let calls = inputs.extract_if(.., is_call).collect();
+            self.turns(node, calls);
+        }
+        self.turns(node, inputs);
+    }
+
+    fn cut(&mut self, links: Vec<(usize, usize)>, for_us: u64) {
+        for (a, b) in &links {
+            let id = self.members[*b].id;
+            self.tell_later(*a, Input::PeerActive { id, active: false });
+        }
+        self.network.cut(links);
+        self.counts.partitions += 1;
+        self.partitions += 1;
+        self.after(for_us, Event::Mend { count: self.partitions });
     }
 
     /// The end of all faults: from here on the cluster has to recover.

@@ -18,7 +18,7 @@ use crate::check::hash::HashCheck;
 use crate::check::raft::RaftCheck;
 use crate::check::watch::Span;
 use crate::fault;
-use crate::fault::Fault;
+use crate::fault::{Act, Fault};
 use crate::history::{Failure, Op};
 use crate::member::Member;
 use crate::network::Network;
@@ -92,6 +92,8 @@ pub struct World {
     by_id: BTreeMap<u64, usize>,
     network: Network,
     partitions: u64,
+    /// What befalls the next leader: after how long, and for how long.
+    at_election: Option<(Act, u64, u64)>,
     clients: Vec<Client>,
     pub ops: Vec<Op>,
     next_token: u64,
@@ -131,6 +133,7 @@ impl World {
             by_id,
             network,
             partitions: 0,
+            at_election: None,
             clients,
             ops: Vec::new(),
             next_token: 0,
@@ -213,13 +216,7 @@ impl World {
             Event::Fault { .. } => {}
             Event::Mend { count } if count == self.partitions => self.mend(),
             Event::Mend { .. } => {}
-            Event::Resume { node } => {
-                let member = &mut self.members[node];
-                if member.paused_until <= self.now {
-                    let inputs = std::mem::take(&mut member.inbox);
-                    self.turns(node, inputs);
-                }
-            }
+            Event::Resume { node } => self.resume(node),
             Event::Snapshot { number, body } => self.snapshot_arrives(number, body),
             Event::Stored { number, ok } => self.snapshot_stored(number, ok),
             Event::Watch { watcher } => self.open_watch(watcher),

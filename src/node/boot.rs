@@ -65,8 +65,7 @@ impl From<RevLogError> for BootError {
 /// Payload bytes that a leader holds uncommitted before it refuses proposals. etcd has no limit; this one is memory
 /// for several seconds of a busy server whose quorum is unreachable.
 const UNCOMMITTED_BYTES_MAX: u64 = 512 << 20;
-/// As etcd sets them.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// As etcd sets it.
 const INFLIGHT_MESSAGES_MAX: usize = 512;
 
 /// The parts that come from the revision log.
@@ -106,7 +105,7 @@ impl Config {
         raft.election_ticks = self.election_ticks;
         raft.heartbeat_ticks = 1;
         raft.applied = Index(applied);
-        raft.message_bytes_max = MESSAGE_BYTES_MAX;
+        raft.message_bytes_max = self.message_bytes_max;
         raft.uncommitted_bytes_max = UNCOMMITTED_BYTES_MAX;
         raft.inflight_messages_max = INFLIGHT_MESSAGES_MAX;
         raft.check_quorum = true;

@@ -31,6 +31,8 @@ pub struct Config {
     pub quota_bytes: i64,
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
+    /// Entries' bytes in one message to a member.
+    pub message_bytes_max: u64,
     /// Applied entries between two durable checkpoints.
     pub snapshot_count: u64,
     /// Entries kept in memory for slow followers.
@@ -93,6 +95,7 @@ impl Config {
             quota_bytes: 0,
             request_bytes_max: 1_572_864,
             txn_ops_max: 128,
+            message_bytes_max: 1 << 20,
             snapshot_count: 10_000,
             catch_up_entries: 5_000,
             wals_max: 5,
