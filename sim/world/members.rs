@@ -89,6 +89,8 @@ impl World {
     pub fn crash(&mut self, node: usize, power: bool, down_us: u64) {
         let seed = self.rng.next();
         let member = &mut self.members[node];
+        // (A sync that fails while the process dies leaves a page cache that lies: the machine starts anew.)
+        let power = power || member.may_fail;
         member.host = None;
         member.incarnation += 1;
         member.crash_in = None;
