@@ -79,6 +79,10 @@ impl Disks {
                 detail,
             ));
         }
+        if !voted(NodeId(id)).unwrap_or(false) {
+            let detail = format!("{id:x} leads term {term}, on its disk: {}", self.of[&id].term);
+            return Err(Failure::new("A leader has its term and vote on its disk.", detail));
+        }
         if let Some((last, wanted)) = self.committed.last_key_value() {
             let has = raft.term_at(Index(*last)).map(|term| term.0);
             let is_there = raft.last_index().0 >= *last && has.is_none_or(|term| term == *wanted);

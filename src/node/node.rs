@@ -264,9 +264,17 @@ impl<R: Reader> Node<R> {
         for state in ready.read_states {
             self.reads.confirmed(&state.context, state.index.0);
         }
-        for message in ready.messages {
+        // Who asks for votes has voted, for itself, in a new term: asked before that is durable, the others could make it
+        // leader of a term that it forgets in a crash, and leads again, with other entries.
+        let is_vote = |message: &Message| message.kind == MessageKind::Vote;
+        let (votes, messages): (Vec<_>, Vec<_>) = ready.messages.into_iter().partition(is_vote);
+        let mut votes = votes.into_iter().filter(|m| !self.members.is_removed(m.to.0)).collect();
+        for mut message in messages {
             match message.kind {
-                MessageKind::StorageAppend => self.work.appends.push_back(message),
+                MessageKind::StorageAppend => {
+                    message.responses.append(&mut votes);
+                    self.work.appends.push_back(message);
+                }
                 MessageKind::StorageApply => {
                     self.apply_entries(&message.entries);
                     for response in message.responses {
@@ -278,6 +286,7 @@ impl<R: Reader> Node<R> {
                 _ => self.out.messages.push(message),
             }
         }
+        debug_assert!(votes.is_empty(), "a candidate's term is new, and so to be written");
     }
 
     /// A message from one of raft's own storage threads.
