@@ -102,6 +102,12 @@ pub struct Options {
     pub late_reply_permille: u64,
     /// Of a message between members: small ones carry an entry each.
     pub message_bytes: u64,
+    /// The answer to a snapshot is lost: it is taken, and counts as not sent.
+    pub lost_answer_permille: u64,
+    /// What small numbers make common: logs that end before what a follower needs, watchers that fall behind.
+    pub memory_entries: u64,
+    pub watch_responses: usize,
+    pub watch_revisions: usize,
 }
 
 impl Options {
@@ -185,6 +191,10 @@ impl Options {
             snapshot_crash_permille: 0,
             late_reply_permille: 0,
             message_bytes: 0,
+            lost_answer_permille: 0,
+            memory_entries: 0,
+            watch_responses: 0,
+            watch_revisions: 0,
         };
         options.draw_windows(r);
         options
@@ -201,7 +211,11 @@ impl Options {
         self.leader_pause_every_us = fault(500_000, 8_000_000, 250);
         self.snapshot_crash_permille = fault(50, 500, 250);
         self.late_reply_permille = fault(10, 300, 250);
+        self.lost_answer_permille = fault(50, 500, 250);
         self.message_bytes = *r.pick(&[1 << 20, 1 << 20, 1 << 20, 200, 1]);
+        self.memory_entries = *r.pick(&[100, 100, 20, 5]);
+        self.watch_responses = *r.pick(&[128, 128, 4, 1]) as usize;
+        self.watch_revisions = *r.pick(&[1000, 1000, 10, 1]) as usize;
     }
 
     /// The line that runs this again.

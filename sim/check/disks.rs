@@ -48,7 +48,7 @@ impl Disks {
     /// After every turn. `is_elected`: it leads, and this term had no leader before.
     pub fn observe<R: Reader>(&mut self, node: &Node<R>, is_elected: bool) -> Verdict {
         let (id, raft) = (node.id(), node.raft());
-        self.of.entry(id).or_default().look(id, raft)?;
+        self.of.entry(id).or_default().look(id, raft, &self.committed)?;
         let commit = raft.committed().0;
         if commit < node.applied() || commit > raft.last_index().0 {
             let detail = format!("{id:x}: applied {}, {:?}", node.applied(), raft.status());
@@ -147,7 +147,7 @@ impl Disk {
     }
 
     /// Takes in what is durable now.
-    fn look(&mut self, id: u64, raft: &RawNode) -> Verdict {
+    fn look(&mut self, id: u64, raft: &RawNode, committed: &BTreeMap<u64, u64>) -> Verdict {
         let storage = raft.storage();
         let hard = storage.hard_state();
         let (term, vote, last) = (hard.term.0, hard.vote.0, storage.last_index().0);
@@ -168,13 +168,23 @@ impl Disk {
         (self.term, self.vote, self.base) = (term, vote, storage.first_index().0 - 1);
         if (last_term, last) != self.last {
             self.last = (last_term, last);
-            self.terms.split_off(&(last + 1));
+            let mut replaced = self.terms.split_off(&(last + 1));
             for index in (self.base + 1..=last).rev() {
                 let term = storage.term(Index(index)).map_or(0, |term| term.0);
                 // (Equal here means equal before.)
-                if self.terms.insert(index, term) == Some(term) {
-                    break;
-                }
+                match self.terms.insert(index, term) {
+                    Some(old) if old == term => break,
+                    Some(old) => replaced.insert(index, old),
+                    None => None,
+                };
+            }
+            let is_final = |(index, term): &(&u64, &u64)| committed.get(*index) == Some(*term);
+            if let Some((index, term)) = replaced.iter().find(is_final)
+                && *index > self.base
+            {
+                let detail =
+                    format!("{id:x} had entry {index} of term {term}, and now ends at {last}");
+                return Err(Failure::new("A member keeps what is committed.", detail));
             }
         }
         let voters = &raft.membership().voters;

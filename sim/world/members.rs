@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use norn_node::{Config, Host, Input, Node, NodeEvent, Start};
+use norn_node::{Config, Host, Input, Node, NodeEvent, Start, WatchLimits};
 use norn_storage::{DiskRead, FileName};
 
 use super::{Event, QUEUES, Waiting, World};
@@ -305,6 +305,11 @@ pub(super) fn found(options: &Options, rng: &mut Rng) -> Vec<Member> {
         config.image_step_bytes = options.image_step_bytes;
         config.cache_bytes = options.cache_bytes;
         config.message_bytes_max = options.message_bytes;
+        config.memory_entries = options.memory_entries;
+        config.watch_limits = WatchLimits {
+            responses_in_flight: options.watch_responses,
+            catch_up_revisions: options.watch_revisions,
+        };
         config.lease_checkpoint = options.lease_checkpoint;
         config.watch_progress_interval_ms = options.watch_progress_ms;
         let ppm =

@@ -87,7 +87,9 @@ impl World {
             self.turn(to, Input::SnapshotReceived { message, file });
         }
         let to = self.transfers.get(&number).map(|transfer| transfer.to);
-        self.transfer_ends(number, ok);
+        let lost = self.options.lost_answer_permille;
+        let is_lost = lost > 0 && !self.is_healed && self.rng.permille(lost);
+        self.transfer_ends(number, ok && !is_lost);
         if let (false, Some(to)) = (ok, to) {
             // The failed sync met our batch: the disk is latched, and the node may not write for long to see it.
             self.counts.failed_syncs += 1;

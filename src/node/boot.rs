@@ -189,7 +189,11 @@ impl<R: Reader> Node<R> {
             lease_waits: BTreeMap::new(),
             compact_waits: Vec::new(),
             peers: BTreeMap::new(),
-            watchers: Watchers::new(fragment_bytes, config.watch_progress_interval_ms),
+            watchers: Watchers::new(
+                fragment_bytes,
+                config.watch_progress_interval_ms,
+                config.watch_limits,
+            ),
             compactor: Compactor::new(config.auto_compaction, now),
             exports: Exports::default(),
             images: Images::new(state.scanned_bytes, state.image),

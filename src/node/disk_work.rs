@@ -32,8 +32,6 @@ const BULK_BYTES_MIN: usize = 256 << 10;
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// Bytes the collector reads per step: about ten milliseconds of disk.
 const COLLECT_BYTES: u64 = 4 << 20;
-/// Entries applied between two compactions of the log in memory.
-const MEMORY_SNAPSHOT_ENTRIES: u64 = 100;
 /// How long the log is kept after a member was sent a snapshot, so that it can go on from there.
 const SNAPSHOT_GRACE_MS: u64 = 30_000;
 
@@ -525,7 +523,7 @@ impl<R: Reader> Node<R> {
 
     /// Forgets entries that no member in reach will ask for.
     fn compact_memory(&mut self) {
-        if self.applied <= self.work.memory_index + MEMORY_SNAPSHOT_ENTRIES
+        if self.applied <= self.work.memory_index + self.config.memory_entries
             || self.work.sending > 0
             || self.now < self.work.keep_log_until
         {

@@ -186,7 +186,8 @@ impl Raft {
                 continue;
             };
             // Not beyond what is known to match: the follower would commit something else.
-            let commit = progress.matched.min(committed);
+            let verified = if planted!(CommitUnverified) { committed } else { progress.matched };
+            let commit = verified.min(committed);
             progress.sent_commit = commit;
             let context = context.clone();
             self.send(Message { commit, context, ..Message::new(MessageKind::Heartbeat, to) });
@@ -477,7 +478,8 @@ impl Raft {
     }
 
     pub(crate) fn on_heartbeat(&mut self, message: Message) {
-        self.log.commit_to(message.commit);
+        let known = if planted!(CommitUnverified) { self.log.last_index() } else { message.commit };
+        self.log.commit_to(message.commit.min(known));
         let context = message.context;
         self.send(Message { context, ..Message::new(MessageKind::HeartbeatResp, message.from) });
     }
