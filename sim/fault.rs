@@ -40,10 +40,10 @@ pub enum Fault {
         after_us: u64,
         for_us: u64,
     },
-    /// One member and all others: cut.
-    Isolate {
+    /// This member, and no other.
+    Upon {
         node: usize,
-        way: Way,
+        act: Act,
         for_us: u64,
     },
     /// The leader stands still, for longer than an election takes.
@@ -68,6 +68,19 @@ pub enum Way {
     Out,
     /// What it is sent.
     In,
+}
+
+impl Way {
+    /// The links between a member and all others that this cuts.
+    pub fn links(self, node: usize, machines: usize) -> Vec<(usize, usize)> {
+        let others = (0..machines).filter(|other| *other != node);
+        let links = others.flat_map(|other| match self {
+            Way::Both => vec![(node, other), (other, node)],
+            Way::Out => vec![(node, other)],
+            Way::In => vec![(other, node)],
+        });
+        links.collect()
+    }
 }
 
 pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {

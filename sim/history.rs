@@ -1,7 +1,7 @@
 //! What the clients asked and what they were told, with the moments of both.
 
 use bytes::Bytes;
-use norn_proto::mvccpb;
+use norn_proto::{etcdserverpb as pb, mvccpb};
 
 #[derive(Clone, Debug)]
 pub enum Ask {
@@ -28,6 +28,10 @@ pub enum Ask {
         revision: i64,
         serializable: bool,
     },
+    /// A range of any shape.
+    Query(pb::RangeRequest),
+    Txn(pb::TxnRequest),
+    DeleteRange(pb::DeleteRangeRequest),
     Grant {
         id: i64,
         ttl: i64,
@@ -45,11 +49,42 @@ pub enum Ask {
 
 impl Ask {
     pub fn is_write(&self) -> bool {
-        !matches!(self, Ask::Get { .. } | Ask::Range { .. } | Ask::KeepAlive { .. })
+        !matches!(self, Ask::Get { .. } | Ask::Range { .. } | Ask::Query(_) | Ask::KeepAlive { .. })
     }
 
     pub fn is_serializable(&self) -> bool {
-        matches!(self, Ask::Get { serializable: true, .. } | Ask::Range { serializable: true, .. })
+        match self {
+            Ask::Get { serializable, .. } | Ask::Range { serializable, .. } => *serializable,
+            Ask::Query(r) => r.serializable,
+            Ask::Txn(r) => is_unconfirmed(r),
+            _ => false,
+        }
+    }
+
+    /// The values that it would write.
+    pub fn values(&self) -> Vec<&Bytes> {
+        let mut values = Vec::new();
+        match self {
+            Ask::Put { value, .. } | Ask::Swap { value, .. } => values.push(value),
+            Ask::Txn(r) => values_of(r, &mut values),
+            _ => {}
+        }
+        values
+    }
+}
+
+/// A transaction that only compares is answered from local state, by etcd's rule.
+fn is_unconfirmed(r: &pb::TxnRequest) -> bool {
+    r.success.is_empty() && r.failure.is_empty()
+}
+
+fn values_of<'a>(r: &'a pb::TxnRequest, values: &mut Vec<&'a Bytes>) {
+    for op in r.success.iter().chain(&r.failure) {
+        match &op.request {
+            Some(pb::request_op::Request::RequestPut(put)) => values.push(&put.value),
+            Some(pb::request_op::Request::RequestTxn(inner)) => values_of(inner, values),
+            _ => {}
+        }
     }
 }
 
@@ -59,7 +94,35 @@ pub enum Answer {
     Found(Vec<mvccpb::KeyValue>),
     Deleted(i64),
     Swapped(bool),
+    /// (These without their headers.)
+    Listed(pb::RangeResponse),
+    Txn(pb::TxnResponse),
+    Gone(pb::DeleteRangeResponse),
     Ttl(i64),
+}
+
+impl Answer {
+    /// Whether it says that something was written, by what was asked.
+    pub fn wrote(&self, ask: &Ask) -> bool {
+        match self {
+            Answer::Done => matches!(ask, Ask::Put { .. }),
+            Answer::Deleted(n) => *n > 0,
+            Answer::Swapped(done) => *done,
+            Answer::Gone(r) => r.deleted > 0,
+            Answer::Txn(r) => txn_wrote(r),
+            Answer::Found(_) | Answer::Listed(_) | Answer::Ttl(_) => false,
+        }
+    }
+}
+
+fn txn_wrote(r: &pb::TxnResponse) -> bool {
+    use pb::response_op::Response;
+    r.responses.iter().any(|op| match &op.response {
+        Some(Response::ResponsePut(_)) => true,
+        Some(Response::ResponseDeleteRange(r)) => r.deleted > 0,
+        Some(Response::ResponseTxn(r)) => txn_wrote(r),
+        Some(Response::ResponseRange(_)) | None => false,
+    })
 }
 
 #[derive(Clone, Debug)]

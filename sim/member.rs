@@ -7,7 +7,16 @@ use norn_raft::Message;
 use crate::disk::SimDisk;
 
 pub struct Member {
+    /// 0: not known yet.
     pub id: u64,
+    /// It was there from the beginning; others join.
+    pub is_founder: bool,
+    /// The cluster counts it.
+    pub is_member: bool,
+    /// It was removed, and is not switched off yet.
+    pub is_leaving: bool,
+    /// It was removed, and never comes back.
+    pub is_retired: bool,
     pub config: Config,
     pub disk: SimDisk,
     pub clock: Clock,

@@ -69,6 +69,8 @@ pub struct Options {
     pub deadline_us: u64,
     /// Of put, get, delete, compare-and-put, range, lease calls, compaction, serializable read.
     pub weights: [u64; 8],
+    /// Of single keys, transactions, bank, append, pods, locks.
+    pub stories: [u64; 6],
     pub watchers: usize,
     pub slow_watcher_permille: u64,
 
@@ -89,6 +91,10 @@ pub struct Options {
     pub sync_failure_every_us: u64,
     pub blackout_every_us: u64,
     pub transfer_every_us: u64,
+    /// Between two steps of the operator who changes the membership; 0: there is none.
+    pub member_every_us: u64,
+    /// Whether members refuse changes that a member not yet started could block.
+    pub strict_reconfig: bool,
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
@@ -166,6 +172,7 @@ impl Options {
                 r.between(0, 2),
                 r.between(0, 8),
             ],
+            stories: [0; 6],
             watchers: r.between(0, 6) as usize,
             slow_watcher_permille: *r.pick(&[0, 0, 300]),
             latency_us: *r.pick(&[100, 1_000, 8_000]),
@@ -184,6 +191,8 @@ impl Options {
             sync_failure_every_us,
             blackout_every_us,
             transfer_every_us,
+            member_every_us: 0,
+            strict_reconfig: false,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
             election_fault_every_us: 0,
@@ -196,11 +205,13 @@ impl Options {
             watch_responses: 0,
             watch_revisions: 0,
         };
-        options.draw_windows(r);
+        options.draw_windows(&mut Rng::new(seed ^ 0x5769_6e64_6f77));
+        options.draw_members(&mut Rng::new(seed ^ 0x4f70_6572_6174));
+        options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
         options
     }
 
-    /// Faults that wait for their moment. (Drawn last: older seeds keep what they meant.)
+    /// Faults that wait for their moment. (From a source of their own, too.)
     fn draw_windows(&mut self, r: &mut Rng) {
         let (calm, storm) = (self.profile == Profile::Calm, self.profile == Profile::Storm);
         let mut fault = |low: u64, high: u64, permille: u64| {
@@ -216,6 +227,22 @@ impl Options {
         self.memory_entries = *r.pick(&[100, 100, 20, 5]);
         self.watch_responses = *r.pick(&[128, 128, 4, 1]) as usize;
         self.watch_revisions = *r.pick(&[1000, 1000, 10, 1]) as usize;
+    }
+
+    fn draw_members(&mut self, rng: &mut Rng) {
+        let (every, is_on) = (rng.between(300_000, 3_000_000), rng.permille(350));
+        if self.profile == Profile::Storm || (self.profile == Profile::Swarm && is_on) {
+            self.member_every_us = every;
+        }
+        self.strict_reconfig = rng.permille(200);
+    }
+
+    /// (From a source of its own: what was drawn before there were stories remains what it was.)
+    fn draw_stories(&mut self, rng: &mut Rng) {
+        self.stories[0] = 10;
+        for weight in &mut self.stories[1..] {
+            *weight = if rng.permille(400) { rng.between(1, 12) } else { 0 };
+        }
     }
 
     /// The line that runs this again.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use norn_node::Method;
 use prost::Message as _;
 
-use crate::check::convergence;
 use crate::check::linearizable::Effort;
+use crate::check::{convergence, lease};
 use crate::history::{Failure, Outcome};
 use crate::options::Options;
 use crate::verdict::{self, Record};
@@ -14,6 +14,9 @@ use crate::world::{CallFor, Counts, World};
 
 /// How long a healed cluster may take until every member serves and all are equal.
 const CONVERGENCE_US: u64 = 60_000_000;
+
+/// How long leases may last after it: the longest of the workload by the slowest clock, and two changes of leader.
+pub const LEASES_END_US: u64 = 30_000_000;
 
 pub struct Report {
     pub options: Options,
@@ -45,6 +48,8 @@ pub fn run(options: Options, keeps_trace: bool) -> Report {
             spans: &world.spans,
             open: &world.open_spans(),
             raft: &world.raft,
+            times: &world.times,
+            drift_ppm: Some(world.options.drift_ppm),
             quiet_revision: world.quiet_revision,
         };
         if let Err(failure) = verdict::judge(&record, &mut effort) {
@@ -75,7 +80,9 @@ fn recover(world: &mut World) {
     let mut probes = 0;
     loop {
         // Again and again, because a probe may meet an election.
-        for node in 0..world.members.len() {
+        let voters: Vec<usize> =
+            world.counted().filter(|(_, votes)| *votes).map(|(node, _)| node).collect();
+        for node in voters {
             if !world.served[node] && world.members[node].host.is_some() {
                 probes += 1;
                 let value = Bytes::from(format!("probe-{probes}"));
@@ -96,6 +103,7 @@ fn recover(world: &mut World) {
             return world.fail(failure);
         }
     }
+    leases_end(world);
     world.quiet_revision = world.raft.model.revision;
     world.compare();
     let until = world.now + 3_000_000;
@@ -103,11 +111,30 @@ fn recover(world: &mut World) {
     world.compare();
 }
 
+/// Nobody renews a lease any more: all of them run out.
+fn leases_end(world: &mut World) {
+    let from = world.now;
+    while world.raft.lost_at.is_none() && !world.raft.model.leases.is_empty() {
+        let until = world.now + 1_000_000;
+        world.run_until(until);
+        if world.failure.is_some() {
+            return;
+        }
+        let waited_us = world.now - from;
+        if waited_us >= LEASES_END_US
+            && let Err(failure) = lease::all_gone(&world.raft.model.lives, waited_us)
+        {
+            return world.fail(failure);
+        }
+    }
+}
+
 fn standing(world: &World, from: u64) -> convergence::Standing {
-    let members = world.members.iter().zip(&world.served).map(|(member, served)| {
-        let node = member.host.as_ref().map(|host| host.node());
+    // (A learner serves no writes.)
+    let members = world.counted().map(|(slot, votes)| {
+        let node = world.members[slot].host.as_ref().map(|host| host.node());
         let at = node.map(|n| (n.applied(), n.raft().term().0, n.raft().leader().0));
-        (*served, at)
+        (world.served[slot] || !votes, at)
     });
     convergence::Standing { waited_us: world.now - from, members: members.collect() }
 }

@@ -1,9 +1,10 @@
 //! The verdict over a whole run: everything that can be judged only when it is over.
 
+use crate::check::lease::Times;
 use crate::check::linearizable::{self, Effort};
 use crate::check::raft::RaftCheck;
 use crate::check::watch::{self, Span};
-use crate::check::{durability, revision};
+use crate::check::{durability, lease, revision, stories};
 use crate::history::{Op, Verdict};
 
 /// What was seen of a run.
@@ -13,6 +14,9 @@ pub struct Record<'a> {
     /// Spans whose watcher is still there.
     pub open: &'a [usize],
     pub raft: &'a RaftCheck,
+    pub times: &'a Times,
+    /// How much faster than true time members' clocks may be; `None`: they jump.
+    pub drift_ppm: Option<u64>,
     /// The revision when the cluster had converged.
     pub quiet_revision: i64,
 }
@@ -25,6 +29,8 @@ pub fn judge(record: &Record<'_>, effort: &mut Effort) -> Verdict {
     let model = &record.raft.model;
     durability::check(record.ops, model)?;
     revision::check(record.ops, model)?;
+    lease::check(record.ops, model, record.times, record.drift_ppm)?;
+    stories::check(record.ops, model)?;
     for (at, span) in record.spans.iter().enumerate() {
         // What happened in the last moments may still be on its way.
         let until = record.open.contains(&at).then_some(record.quiet_revision);

@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use norn_proto::mvccpb::KeyValue;
 
 use crate::history::{Answer, Ask, Failure, Op, Outcome, Verdict};
 use crate::model::Model;
+use crate::workload::{bank, lock};
 
 pub fn check(ops: &[Op], model: &Model) -> Verdict {
+    let is_unique = |kv: &&KeyValue| kv.version > 0 && is_unique(kv);
     let written: BTreeSet<&Bytes> =
-        model.events.values().flatten().filter(|kv| kv.version > 0).map(|kv| &kv.value).collect();
+        model.events.values().flatten().filter(is_unique).map(|kv| &kv.value).collect();
     let mut written_once = BTreeSet::new();
-    for kv in model.events.values().flatten().filter(|kv| kv.version > 0) {
+    for kv in model.events.values().flatten().filter(is_unique) {
         if !written_once.insert(&kv.value) {
             let detail = format!("{kv:?}");
             return Err(Failure::new("A write happens at most once.", detail));
@@ -21,9 +24,7 @@ pub fn check(ops: &[Op], model: &Model) -> Verdict {
         match &op.outcome {
             Outcome::Ok { revision, answer } => acknowledged(op, *revision, answer, model)?,
             Outcome::Refused(_) => {
-                if let Ask::Put { value, .. } | Ask::Swap { value, .. } = &op.ask
-                    && written.contains(value)
-                {
+                if op.ask.values().iter().any(|value| written.contains(value)) {
                     return Err(Failure::new(
                         "A refused write does not happen.",
                         format!("{op:?}"),
@@ -34,6 +35,11 @@ pub fn check(ops: &[Op], model: &Model) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// Balances and the empty values of locks come again; all others name who wrote them, and when.
+fn is_unique(kv: &KeyValue) -> bool {
+    !kv.key.starts_with(bank::PREFIX) && !kv.key.starts_with(lock::PREFIX)
 }
 
 fn acknowledged(op: &Op, revision: i64, answer: &Answer, model: &Model) -> Verdict {

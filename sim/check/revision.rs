@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use norn_proto::mvccpb::KeyValue;
+
 use crate::history::{Answer, Ask, Failure, Op, Outcome, Verdict};
 use crate::model::Model;
+use crate::model::view::View;
 
 pub fn check(ops: &[Op], model: &Model) -> Verdict {
     real_time(ops)?;
     per_member(ops)?;
+    compaction(ops)?;
     for op in ops {
         content(op, model)?;
     }
@@ -39,11 +43,7 @@ fn real_time(ops: &[Op]) -> Verdict {
             }
         }
         let Some((before, most)) = highest else { continue };
-        let changes = matches!(op.ask, Ask::Put { .. })
-            || matches!(
-                op.outcome,
-                Outcome::Ok { answer: Answer::Swapped(true) | Answer::Deleted(1), .. }
-            );
+        let changes = matches!(&op.outcome, Outcome::Ok { answer, .. } if answer.wrote(&op.ask));
         if revision < most || (changes && revision == most) {
             let detail = format!("first: {before:?}\nthen: {op:?}");
             return Err(Failure::new("Linearizable revisions follow real time.", detail));
@@ -81,6 +81,36 @@ fn per_member(ops: &[Op]) -> Verdict {
     Ok(())
 }
 
+/// What a request must have changed is what the log says happened at its revision.
+fn is_event(model: &Model, revision: i64, changes: Vec<KeyValue>) -> bool {
+    changes.is_empty() || model.events.get(&revision) == Some(&changes)
+}
+
+/// Whoever was told that history is compacted up to a revision is not shown anything before it again.
+fn compaction(ops: &[Op]) -> Verdict {
+    let mut compacted: Vec<(&Op, i64)> = Vec::new();
+    for op in ops {
+        if let (Ask::Compact { revision }, Outcome::Ok { .. }) = (&op.ask, &op.outcome) {
+            compacted.push((op, *revision));
+        }
+    }
+    for op in ops.iter().filter(|op| !op.ask.is_serializable()) {
+        let asked = match (&op.ask, &op.outcome) {
+            (Ask::Range { revision, .. }, Outcome::Ok { .. }) if *revision > 0 => *revision,
+            (Ask::Query(r), Outcome::Ok { .. }) if r.revision > 0 => r.revision,
+            _ => continue,
+        };
+        let is_before = |(first, at): &&(&Op, i64)| {
+            *at > asked && first.returned.is_some_and(|returned| returned < op.called)
+        };
+        if let Some((first, _)) = compacted.iter().find(is_before) {
+            let detail = format!("first: {first:?}\nthen: {op:?}");
+            return Err(Failure::new("What was compacted is not shown again.", detail));
+        }
+    }
+    Ok(())
+}
+
 fn content(op: &Op, model: &Model) -> Verdict {
     let Outcome::Ok { revision, answer } = &op.outcome else { return Ok(()) };
     let revision = *revision;
@@ -99,12 +129,25 @@ fn content(op: &Op, model: &Model) -> Verdict {
             let held = model.get_at(key, at).map(|kv| kv.value) == *expect;
             held == *done
         }
+        (Ask::Query(r), Answer::Listed(listed)) => View::at(model, revision).range(r) == *listed,
+        (Ask::DeleteRange(r), Answer::Gone(gone)) => {
+            let mut view = View::at(model, revision - i64::from(gone.deleted > 0));
+            view.delete(r) == *gone && is_event(model, revision, view.changes)
+        }
+        (Ask::Txn(r), Answer::Txn(answered)) => {
+            let mut view = View::at(model, revision - i64::from(answer.wrote(&op.ask)));
+            view.txn(r).as_ref() == Ok(answered) && is_event(model, revision, view.changes)
+        }
         _ => true,
     };
     if right {
         return Ok(());
     }
     let state = match &op.ask {
+        Ask::Txn(r) => {
+            let answered = |base| View::at(model, base).txn(r);
+            format!("{:?} (before: {:?})", answered(revision), answered(revision - 1))
+        }
         Ask::Get { key, .. } | Ask::Delete { key } | Ask::Swap { key, .. } => {
             format!(
                 "{:?} (before: {:?})",

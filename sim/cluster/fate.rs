@@ -81,6 +81,7 @@ impl Fate for Norns {
         let mut raft = state.raft.borrow_mut();
         raft.lives_on(node.id(), host);
         let seen = raft.observe(node);
+        state.times.borrow_mut().observe(State::now_us(), raft.model.applied);
         drop(raft);
         if let Err(failure) = seen {
             state.fail(failure);

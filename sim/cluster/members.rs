@@ -13,7 +13,7 @@ use norn_server::serve::{self, End};
 
 use super::fault::Strike;
 use super::state::{Event, State, state};
-use crate::fault::{Act, Fault, Way};
+use crate::fault::{Act, Fault};
 use crate::history::Failure;
 use crate::member::CrashPoint;
 use crate::network::Network;
@@ -206,30 +206,16 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 member.is_lossy = true;
             }
         }
-        Fault::PauseLeader { for_us } | Fault::AtElection { act: Act::Pause, for_us, .. } => {
-            if let Some(node) = state.leader() {
-                shared(state, rng, Fault::Pause { node, for_us });
+        Fault::PauseLeader { for_us } => upon_leader(state, rng, Act::Pause, for_us),
+        Fault::AtElection { act, for_us, .. } => upon_leader(state, rng, act, for_us),
+        Fault::Upon { node, act, for_us } => match act {
+            Act::Pause => shared(state, rng, Fault::Pause { node, for_us }),
+            Act::Crash if world::is_running(node) => {
+                crash(state, rng, node, Death::Power, for_us);
             }
-        }
-        Fault::AtElection { act: Act::Crash, for_us: down_us, .. } => {
-            if let Some(node) = state.leader().filter(|node| world::is_running(*node)) {
-                crash(state, rng, node, Death::Power, down_us);
-            }
-        }
-        Fault::AtElection { act: Act::Isolate(way), for_us, .. } => {
-            if let Some(node) = state.leader() {
-                shared(state, rng, Fault::Isolate { node, way, for_us });
-            }
-        }
-        Fault::Isolate { node, way, for_us } => {
-            let others = (0..state.options.nodes).filter(|other| *other != node);
-            let links = others.flat_map(|other| match way {
-                Way::Both => vec![(node, other), (other, node)],
-                Way::Out => vec![(node, other)],
-                Way::In => vec![(other, node)],
-            });
-            cut(state, links.collect(), for_us);
-        }
+            Act::Crash => {}
+            Act::Isolate(way) => cut(state, way.links(node, state.options.nodes), for_us),
+        },
         // Asked to end, a leader hands over.
         Fault::Transfer { node } => {
             if world::is_running(node) {
@@ -237,6 +223,12 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 world::terminate(node);
             }
         }
+    }
+}
+
+fn upon_leader(state: &Rc<State>, rng: &mut Rng, act: Act, for_us: u64) {
+    if let Some(node) = state.leader() {
+        shared(state, rng, Fault::Upon { node, act, for_us });
     }
 }
 

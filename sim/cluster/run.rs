@@ -12,11 +12,12 @@ use super::state::{Event, State};
 use super::{clients, members, prober, watchers};
 use crate::check::convergence::{self, Standing};
 use crate::check::linearizable::Effort;
-use crate::check::watch;
+use crate::check::{lease, watch};
 use crate::history::Failure;
 use crate::options::Options;
 use crate::panics;
 use crate::rng::Rng;
+use crate::run::LEASES_END_US;
 use crate::verdict::{self, Record};
 
 /// How long a healed cluster may take until every member serves and all are equal.
@@ -59,6 +60,9 @@ pub fn run(options: Options, keeps_trace: bool) -> Report {
             spans: &state.spans.borrow(),
             open: &open,
             raft: &state.raft.borrow(),
+            times: &state.times.borrow(),
+            // (Where clocks have rates of their own, they also jump.)
+            drift_ppm: (state.options.drift_ppm == 0).then_some(0),
             quiet_revision: state.quiet_revision.get(),
         };
         if let Err(failure) = verdict::judge(&record, &mut effort) {
@@ -169,12 +173,32 @@ async fn recover(state: &Rc<State>, rng: &mut Rng) {
             return state.fail(failure);
         }
     }
+    leases_end(state, rng).await;
     state.quiet_revision.set(state.raft.borrow().model.revision);
     // Watchers get what is left of the bound; the verdict says what one of them still misses then.
     while !are_told(state) && State::now_us() < from + CONVERGENCE_US && !state.has_failed() {
         pass(state, rng, State::now_us() + 500_000).await;
     }
     pass(state, rng, State::now_us() + QUIET_US).await;
+}
+
+/// Nobody renews a lease any more: all of them run out.
+async fn leases_end(state: &Rc<State>, rng: &mut Rng) {
+    let from = State::now_us();
+    loop {
+        let raft = state.raft.borrow();
+        if raft.lost_at.is_some() || raft.model.leases.is_empty() || state.has_failed() {
+            return;
+        }
+        let waited_us = State::now_us() - from;
+        if waited_us >= LEASES_END_US
+            && let Err(failure) = lease::all_gone(&raft.model.lives, waited_us)
+        {
+            return state.fail(failure);
+        }
+        drop(raft);
+        pass(state, rng, State::now_us() + 1_000_000).await;
+    }
 }
 
 /// Whether every watcher that there is knows everything.

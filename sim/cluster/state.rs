@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::check::convergence::Place;
 use crate::check::hash::HashCheck;
+use crate::check::lease::Times;
 use crate::check::raft::RaftCheck;
 use crate::check::watch::Span;
 use crate::history::{Failure, Op};
@@ -67,6 +68,7 @@ pub struct State {
     /// Per watcher: its span, while it is open.
     pub open: RefCell<Vec<Option<usize>>>,
     pub raft: RefCell<RaftCheck>,
+    pub times: RefCell<Times>,
     pub hashes: RefCell<HashCheck>,
     pub trace: RefCell<Trace>,
     pub counts: RefCell<Counts>,
@@ -101,6 +103,7 @@ impl State {
             spans: RefCell::default(),
             open: RefCell::new(vec![None; options.watchers]),
             raft: RefCell::new(RaftCheck::new()),
+            times: RefCell::default(),
             hashes: RefCell::default(),
             trace: RefCell::new(Trace::new(keeps_trace)),
             counts: RefCell::default(),

@@ -17,6 +17,7 @@ impl World {
             CallFor::Hash => Waiting::Hash,
             CallFor::Content => Waiting::Content,
             CallFor::Probe => Waiting::Probe,
+            CallFor::Change => Waiting::Change,
         };
         self.waiting.insert(token, (node, waiting));
         self.turn(node, Input::Call { token: Token(token), method, body });
@@ -27,7 +28,10 @@ impl World {
         if self.is_healed {
             return;
         }
-        let node = self.clients[client].choose_node(&self.options);
+        let node = self.clients[client].choose_node(self.members.len());
+        if self.members[node].is_retired {
+            self.clients[client].sticks_to = None;
+        }
         if self.members[node].host.is_none() {
             let think = self.clients[client].think_us(&self.options);
             self.after(think, Event::Client { client });
@@ -78,6 +82,8 @@ impl World {
             Waiting::Hash => self.hashed(node, result),
             Waiting::Content => self.shown(node, result),
             Waiting::Probe => self.served[node] |= result.is_ok(),
+            // (What became of it shows in the membership.)
+            Waiting::Change => {}
         }
     }
 

@@ -13,11 +13,19 @@ use crate::options::{Bug, Options};
 use crate::panics;
 use crate::rng::Rng;
 
+/// A member that learns of its removal serves on for so long.
+const REMOVED_STOPS_US: u64 = 1_000_000;
+
 impl World {
     pub(super) fn start(&mut self, node: usize) {
         let member = &mut self.members[node];
-        if member.host.is_some() {
+        if member.host.is_some() || !(member.is_member || member.is_leaving) {
             return;
+        }
+        if !member.is_founder
+            && let Some(start) = self.membership.join(member.id)
+        {
+            member.config.start = start;
         }
         let boot_syncs = std::mem::take(&mut member.boot_syncs);
         if boot_syncs > 0 && !self.is_healed {
@@ -66,17 +74,7 @@ impl World {
             String::new,
         );
         let mut inputs = vec![Input::Wake];
-        for other in (0..self.members.len()).filter(|other| *other != node) {
-            let id = self.members[other].id;
-            inputs.push(Input::PeerVersion { id, version: Some((3, 7)) });
-            if self.members[other].host.is_some() && !self.network.is_cut(node, other) {
-                inputs.push(Input::PeerActive { id, active: true });
-                self.tell_later(
-                    other,
-                    Input::PeerActive { id: self.members[node].id, active: true },
-                );
-            }
-        }
+        inputs.extend(self.introduce(node));
         self.turns(node, inputs);
     }
 
@@ -91,10 +89,6 @@ impl World {
         let member = &mut self.members[node];
         // (A sync that fails while the process dies leaves a page cache that lies: the machine starts anew.)
         let power = power || member.may_fail;
-        member.host = None;
-        member.incarnation += 1;
-        member.crash_in = None;
-        member.may_fail = false;
         if self.options.bug == Some(Bug::DiskForgotten) {
             member.disk = SimDisk::new(false);
         } else if power {
@@ -105,6 +99,17 @@ impl World {
         member.disk.forget_foreign();
         self.counts.crashes += 1;
         self.trace.note(self.now, "crash", node as u64, u64::from(power), String::new);
+        self.gone(node);
+        self.after(down_us, Event::Start { node });
+    }
+
+    /// A process is no more: its callers, watchers and peers notice.
+    pub(super) fn gone(&mut self, node: usize) {
+        let member = &mut self.members[node];
+        member.host = None;
+        member.incarnation += 1;
+        member.crash_in = None;
+        member.may_fail = false;
         let lost: Vec<u64> = self
             .waiting
             .iter()
@@ -132,7 +137,6 @@ impl World {
         for other in (0..self.members.len()).filter(|other| *other != node) {
             self.tell_later(other, Input::PeerActive { id, active: false });
         }
-        self.after(down_us, Event::Start { node });
     }
 
     pub(super) fn turn(&mut self, node: usize, input: Input) {
@@ -160,6 +164,7 @@ impl World {
             self.fail(failure);
             return;
         }
+        self.times.observe(self.now, self.raft.model.applied);
         let stored = member.disk.stored();
         let submitted = queued(&member.disk).saturating_sub(before) as u64;
         let incarnation = member.incarnation;
@@ -252,8 +257,12 @@ impl World {
                     self.elected(node);
                 }
             }
-            NodeEvent::MembersChanged | NodeEvent::Serving => {}
+            NodeEvent::Serving => {}
+            NodeEvent::MembersChanged => self.members_changed(node),
             NodeEvent::SendSnapshot { message, file } => self.send_snapshot(node, message, file),
+            NodeEvent::Removed if !self.membership.has(self.members[node].id) => {
+                self.after(REMOVED_STOPS_US, Event::Retire { node });
+            }
             NodeEvent::Removed => {
                 let detail = format!("n{}", node + 1);
                 self.fail(Failure::new("Nobody is removed unasked.", detail));
@@ -283,53 +292,69 @@ impl World {
     }
 }
 
+/// Where the n-th machine is found.
+pub(super) fn url(number: usize) -> String {
+    format!("http://n{}:2380", number + 1)
+}
+
 /// The founding members, none of them running yet.
 pub(super) fn found(options: &Options, rng: &mut Rng) -> Vec<Member> {
-    let url = |i: usize| vec![format!("http://n{}:2380", i + 1)];
+    let name = |i: usize| format!("n{}", i + 1);
     let founders: Vec<norn_node::Member> = (0..options.nodes)
-        .map(|i| norn_node::Member::new(&format!("n{}", i + 1), url(i), "sim", None))
+        .map(|i| norn_node::Member::new(&name(i), vec![url(i)], "sim", None))
         .collect();
-    let member = |founder: &norn_node::Member| {
-        let mut config = Config::new(&founder.name, &founder.peer_urls[0]);
-        config.start = Start::New { members: founders.clone(), token: "sim".into() };
-        config.seed = rng.next();
-        config.unix_ms_at_zero = 1_700_000_000_000;
-        config.tick_ms = options.tick_ms;
-        config.election_ticks = options.election_ticks;
-        config.pre_vote = options.pre_vote;
-        config.snapshot_count = options.snapshot_count;
-        config.catch_up_entries = options.catch_up_entries;
-        config.wal_segment_bytes = options.wal_segment_bytes;
-        config.revlog_segment_bytes = options.revlog_segment_bytes;
-        config.image_debt_bytes = options.image_debt_bytes;
-        config.image_step_bytes = options.image_step_bytes;
-        config.cache_bytes = options.cache_bytes;
-        config.message_bytes_max = options.message_bytes;
-        config.memory_entries = options.memory_entries;
-        config.watch_limits = WatchLimits {
-            responses_in_flight: options.watch_responses,
-            catch_up_revisions: options.watch_revisions,
-        };
-        config.lease_checkpoint = options.lease_checkpoint;
-        config.watch_progress_interval_ms = options.watch_progress_ms;
-        let ppm =
-            rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed();
-        Member {
-            id: founder.id,
-            config,
-            disk: SimDisk::new(options.bug == Some(Bug::SyncIgnored)),
-            clock: Clock { offset_ms: 1 + rng.below(3_600_000), ppm },
-            host: None,
-            incarnation: 0,
-            wake_at: u64::MAX,
-            disk_armed: [false; 2],
-            inbox: Vec::new(),
-            paused_until: 0,
-            calls_first: false,
-            crash_in: None,
-            boot_syncs: 0,
-            may_fail: false,
-        }
+    let member = |(number, founder): (usize, &norn_node::Member)| {
+        let mut member = machine(options, number, rng);
+        (member.id, member.is_founder, member.is_member) = (founder.id, true, true);
+        member.config.start = Start::New { members: founders.clone(), token: "sim".into() };
+        member
     };
-    founders.iter().map(member).collect()
+    founders.iter().enumerate().map(member).collect()
+}
+
+/// A machine with an empty disk.
+pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member {
+    let mut config = Config::new(&format!("n{}", number + 1), &url(number));
+    config.seed = rng.next();
+    config.unix_ms_at_zero = 1_700_000_000_000;
+    config.tick_ms = options.tick_ms;
+    config.election_ticks = options.election_ticks;
+    config.pre_vote = options.pre_vote;
+    config.strict_reconfig_check = options.strict_reconfig;
+    config.snapshot_count = options.snapshot_count;
+    config.catch_up_entries = options.catch_up_entries;
+    config.wal_segment_bytes = options.wal_segment_bytes;
+    config.revlog_segment_bytes = options.revlog_segment_bytes;
+    config.image_debt_bytes = options.image_debt_bytes;
+    config.image_step_bytes = options.image_step_bytes;
+    config.cache_bytes = options.cache_bytes;
+    config.message_bytes_max = options.message_bytes;
+    config.memory_entries = options.memory_entries;
+    config.watch_limits = WatchLimits {
+        responses_in_flight: options.watch_responses,
+        catch_up_revisions: options.watch_revisions,
+    };
+    config.lease_checkpoint = options.lease_checkpoint;
+    config.watch_progress_interval_ms = options.watch_progress_ms;
+    let ppm = rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed();
+    Member {
+        id: 0,
+        is_founder: false,
+        is_member: false,
+        is_leaving: false,
+        is_retired: false,
+        config,
+        disk: SimDisk::new(options.bug == Some(Bug::SyncIgnored)),
+        clock: Clock { offset_ms: 1 + rng.below(3_600_000), ppm },
+        host: None,
+        incarnation: 0,
+        wake_at: u64::MAX,
+        disk_armed: [false; 2],
+        inbox: Vec::new(),
+        paused_until: 0,
+        calls_first: false,
+        crash_in: None,
+        boot_syncs: 0,
+        may_fail: false,
+    }
 }

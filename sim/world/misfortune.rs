@@ -3,8 +3,8 @@
 use norn_node::Input;
 
 use super::{Event, World};
-use crate::fault::{Act, Fault, Way};
-use crate::member::{CrashPoint, Member};
+use crate::fault::{Act, Fault};
+use crate::member::CrashPoint;
 use crate::network::Network;
 use crate::rng::Rng;
 
@@ -13,6 +13,7 @@ impl World {
         self.trace.note(self.now, "fault", 0, 0, || format!("{fault:?}"));
         match fault {
             Fault::Crash { node, power, in_batches, sends, down_us, boot_syncs } => {
+                let node = self.victim(node);
                 if self.members[node].host.is_none() {
                     return;
                 }
@@ -37,26 +38,24 @@ impl World {
                 let links = Network::draw_partition(&mut rng, self.members.len(), leader);
                 self.cut(links, for_us);
             }
-            Fault::Pause { node, for_us } => self.pause(node, for_us),
+            Fault::Pause { node, for_us } => self.pause(self.victim(node), for_us),
             Fault::FailSync { node, nth } => {
+                let node = self.victim(node);
                 if self.members[node].host.is_some() {
                     self.members[node].disk.inner.fail_sync(nth);
                     self.members[node].may_fail = true;
                 }
             }
-            Fault::Transfer { node } => self.turn(node, Input::TransferLeadership),
+            Fault::Transfer { node } => self.turn(self.victim(node), Input::TransferLeadership),
             Fault::AtElection { act, after_us, for_us } => {
                 self.at_election = Some((act, after_us, for_us));
             }
-            Fault::Isolate { node, way, for_us } => {
-                let others = (0..self.members.len()).filter(|other| *other != node);
-                let links = others.flat_map(|other| match way {
-                    Way::Both => vec![(node, other), (other, node)],
-                    Way::Out => vec![(node, other)],
-                    Way::In => vec![(other, node)],
-                });
-                self.cut(links.collect(), for_us);
-            }
+            Fault::Upon { node, act, for_us } => match act {
+                Act::Pause => self.pause(node, for_us),
+                Act::Crash if self.members[node].host.is_some() => self.crash(node, true, for_us),
+                Act::Crash => {}
+                Act::Isolate(way) => self.cut(way.links(node, self.members.len()), for_us),
+            },
             Fault::PauseLeader { for_us } => {
                 if let Some(node) = self.leader() {
                     self.pause(node, for_us);
@@ -68,24 +67,8 @@ impl World {
     /// A leader was elected: the moment that some faults wait for.
     pub(super) fn elected(&mut self, node: usize) {
         let Some((act, after_us, for_us)) = self.at_election.take() else { return };
-        let fault = match act {
-            Act::Crash => Fault::Crash {
-                node,
-                power: true,
-                in_batches: 0,
-                sends: true,
-                down_us: for_us,
-                boot_syncs: 0,
-            },
-            Act::Pause => Fault::Pause { node, for_us },
-            Act::Isolate(way) => Fault::Isolate { node, way, for_us },
-        };
+        let fault = Fault::Upon { node, act, for_us };
         self.after(after_us, Event::Fault { fault });
-    }
-
-    fn leader(&self) -> Option<usize> {
-        let leads = |m: &Member| m.host.as_ref().is_some_and(|h| h.node().is_leader());
-        self.members.iter().position(leads)
     }
 
     /// What comes in meanwhile waits. When it goes on, what clients asked may be read before what members sent: these are

@@ -4,6 +4,7 @@ mod clients;
 mod comparison;
 mod members;
 mod misfortune;
+mod operator;
 mod traffic;
 mod watchers;
 
@@ -14,7 +15,9 @@ use norn_node::{Input, StreamId};
 use norn_raft::Message;
 use norn_storage::{DiskQueue, FileName};
 
+use self::operator::Membership;
 use crate::check::hash::HashCheck;
+use crate::check::lease::Times;
 use crate::check::raft::RaftCheck;
 use crate::check::watch::Span;
 use crate::fault;
@@ -47,6 +50,8 @@ enum Event {
     Stored { number: u64, ok: bool },
     Watch { watcher: usize },
     Compare,
+    Operator,
+    Retire { node: usize },
 }
 
 /// Who waits for a reply.
@@ -55,6 +60,7 @@ enum Waiting {
     Hash,
     Content,
     Probe,
+    Change,
 }
 
 struct Transfer {
@@ -80,6 +86,8 @@ pub struct Counts {
     pub partitions: u64,
     pub snapshots: u64,
     pub messages: u64,
+    pub joins: u64,
+    pub leaves: u64,
 }
 
 pub struct World {
@@ -90,6 +98,7 @@ pub struct World {
     rng: Rng,
     pub members: Vec<Member>,
     by_id: BTreeMap<u64, usize>,
+    membership: Membership,
     network: Network,
     partitions: u64,
     /// What befalls the next leader: after how long, and for how long.
@@ -103,6 +112,7 @@ pub struct World {
     by_stream: BTreeMap<StreamId, usize>,
     transfers: BTreeMap<u64, Transfer>,
     pub raft: RaftCheck,
+    pub times: Times,
     pub hashes: HashCheck,
     pub served: Vec<bool>,
     pub is_healed: bool,
@@ -131,6 +141,7 @@ impl World {
             rng,
             members,
             by_id,
+            membership: Membership::new(Rng::new(options.seed ^ 0x4d65_6d62_6572)),
             network,
             partitions: 0,
             at_election: None,
@@ -143,6 +154,7 @@ impl World {
             by_stream: BTreeMap::new(),
             transfers: BTreeMap::new(),
             raft: RaftCheck::new(),
+            times: Times::default(),
             hashes: HashCheck::default(),
             served: vec![false; options.nodes],
             is_healed: false,
@@ -168,7 +180,16 @@ impl World {
             world.after(at, Event::Fault { fault });
         }
         world.after(COMPARE_EVERY_US, Event::Compare);
+        if world.options.member_every_us > 0 {
+            world.after(world.options.member_every_us, Event::Operator);
+        }
         world
+    }
+
+    /// Who belongs to the cluster, and whether it has a vote.
+    pub fn counted(&self) -> impl Iterator<Item = (usize, bool)> {
+        let members = self.members.iter().enumerate().filter(|(_, member)| member.is_member);
+        members.map(|(node, member)| (node, !self.membership.is_learner(member.id)))
     }
 
     fn after(&mut self, us: u64, event: Event) {
@@ -220,6 +241,8 @@ impl World {
             Event::Snapshot { number, body } => self.snapshot_arrives(number, body),
             Event::Stored { number, ok } => self.snapshot_stored(number, ok),
             Event::Watch { watcher } => self.open_watch(watcher),
+            Event::Operator => self.operate(),
+            Event::Retire { node } => self.retire(node),
             Event::Compare => {
                 self.compare();
                 self.after(COMPARE_EVERY_US, Event::Compare);
@@ -234,4 +257,5 @@ pub enum CallFor {
     Hash,
     Content,
     Probe,
+    Change,
 }

@@ -16,11 +16,14 @@ impl World {
         self.trace.note(
             self.now,
             "send",
-            (from * 8 + to) as u64,
+            (from * 64 + to) as u64,
             message.index.0 ^ (message.term.0 << 32) ^ ((message.entries.len() as u64) << 56),
             || format!("{:?} term {} index {}", message.kind, message.term.0, message.index.0),
         );
-        if self.network.is_cut(from, to) || self.members[to].host.is_none() {
+        if self.network.is_cut(from, to)
+            || self.members[to].host.is_none()
+            || self.refuses(from, to)
+        {
             if self.rng.permille(200) {
                 let id = self.members[to].id;
                 self.tell_later(from, Input::Unreachable { id });

@@ -373,12 +373,16 @@ impl<R: Reader> Node<R> {
         if result.is_ok() {
             self.member_changed(&change, &context);
         }
-        if let Some(token) = self.changes.remove(&change.id) {
-            let is_add =
-                matches!(change.kind, ConfChangeKind::AddNode | ConfChangeKind::AddLearnerNode);
-            let added = (is_add && !context.is_promote).then_some(change.node_id.0);
-            let reply = result.map(|()| self.member_change_reply(added));
-            self.reply(token, reply);
+        let token = self.changes.remove(&change.id);
+        let is_add =
+            matches!(change.kind, ConfChangeKind::AddNode | ConfChangeKind::AddLearnerNode);
+        let added = (is_add && !context.is_promote).then_some(change.node_id.0);
+        let has_changed = result.is_ok();
+        let reply = result.map(|()| self.member_change_reply(added));
+        match (has_changed, token) {
+            (true, _) => self.await_change(token.map(|token| (token, reply))),
+            (false, Some(token)) => self.reply(token, reply),
+            (false, None) => {}
         }
     }
 }

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! A commit index alone is not worth a write: it goes along with the next entries, or with a tick. Small changes of the
-//! revision log wait for more of them in the same way.
+//! revision log wait for more of them in the same way. The exception is a change of the membership: once its caller was
+//! told, machines are switched off, and a member that forgot the commit index in a power failure would wait for their votes
+//! for ever. So its commit index is synced before anybody is told.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,7 +22,7 @@ use norn_storage::snap_file::{self, SnapName};
 use norn_storage::wal::{Save, WalEntry, WalSnapshot, WalState};
 use norn_storage::{BatchId, Completion, DiskBatch, DiskError, DiskOp, DiskQueue, FileName};
 
-use crate::{Node, Reader, Time};
+use crate::{Error, Node, Reader, Time, Token};
 
 /// A full disk is tried again after this long.
 const RETRY_MS: u64 = 500;
@@ -53,6 +55,8 @@ pub(crate) struct DiskWork {
     pub(crate) saved: WalState,
     /// A commit index that the WAL has not got.
     unsaved: Option<WalState>,
+    /// Membership changes whose commit index is not synced, and who waits for it, oldest first.
+    changes: VecDeque<ChangeWait>,
     /// Something was applied that the revision log has not got.
     pub(crate) has_applied: bool,
     /// Watchers are behind and have room.
@@ -77,8 +81,15 @@ pub(crate) struct DiskWork {
 }
 
 #[derive(Debug)]
+struct ChangeWait {
+    index: u64,
+    reply: Option<(Token, Result<Bytes, Error>)>,
+}
+
+#[derive(Debug)]
 struct LogWrite {
     batch: DiskBatch,
+    is_synced: bool,
     appends: Vec<Message>,
     recorded: Option<WalSnapshot>,
     state: Option<WalState>,
@@ -136,7 +147,8 @@ impl<R: Reader> Node<R> {
         if self.work.log.is_some() || self.work.install.is_some() {
             return false;
         }
-        if self.work.appends.is_empty() && self.work.record.is_none() {
+        let last_change = self.work.changes.back().map(|change| change.index);
+        if self.work.appends.is_empty() && self.work.record.is_none() && last_change.is_none() {
             return false;
         }
         let mut appends = Vec::new();
@@ -188,7 +200,7 @@ impl<R: Reader> Node<R> {
         // next start back to before the gap.
         let recorded = self.work.record.take().filter(|_| snapshot.is_none());
         let record = snapshot.clone().or_else(|| recorded.clone());
-        if entries.is_empty() && !voted && record.is_none() {
+        if entries.is_empty() && !voted && record.is_none() && last_change.is_none() {
             self.work.unsaved = state.or(self.work.unsaved);
             for append in appends {
                 self.appended(append);
@@ -197,14 +209,20 @@ impl<R: Reader> Node<R> {
         }
         // (What waited is older: written later, it would take the commit index back, and with it the snapshots that
         // the next start believes.)
-        let state = state.or(self.work.unsaved);
+        let mut state = state.or(self.work.unsaved);
         self.work.unsaved = None;
+        if let Some(index) = last_change {
+            let known = state.unwrap_or(saved);
+            state = Some(WalState { commit: known.commit.max(index), ..known });
+        }
         let sync = !planted!(SyncIgnored);
         let save = Save { entries: &entries, state, snapshot: record, sync };
         self.wal.append(&save, &mut ops);
         let batch = self.batch(DiskQueue::Log, ops);
         self.out.disk.push(batch.clone());
-        self.work.log = Some(LogWrite { batch, appends, recorded, state, retry_at: None });
+        let is_synced = true;
+        self.work.log =
+            Some(LogWrite { batch, is_synced, appends, recorded, state, retry_at: None });
         false
     }
 
@@ -226,6 +244,7 @@ impl<R: Reader> Node<R> {
         self.out.disk.push(batch.clone());
         self.work.log = Some(LogWrite {
             batch,
+            is_synced: false,
             appends: Vec::new(),
             recorded: None,
             state: Some(state),
@@ -267,6 +286,9 @@ impl<R: Reader> Node<R> {
         }
         if let Some(state) = write.state {
             self.work.saved = state;
+            if write.is_synced {
+                self.changes_are_durable(state.commit);
+            }
         }
         if let Some(recorded) = write.recorded {
             self.recorded(&recorded);
@@ -277,6 +299,25 @@ impl<R: Reader> Node<R> {
                 None => self.appended(append),
             }
         }
+    }
+
+    /// The membership changed at the index that was applied last: `reply` is sent once a restart would know it, too.
+    pub(crate) fn await_change(&mut self, reply: Option<(Token, Result<Bytes, Error>)>) {
+        self.work.changes.push_back(ChangeWait { index: self.applied, reply });
+    }
+
+    fn changes_are_durable(&mut self, commit: u64) {
+        while self.work.changes.front().is_some_and(|change| change.index <= commit) {
+            let change = self.work.changes.pop_front().expect("looked at above");
+            if let Some((token, result)) = change.reply {
+                self.reply(token, result);
+            }
+        }
+    }
+
+    /// A restart would know every membership change that this node has applied.
+    pub fn is_membership_durable(&self) -> bool {
+        self.work.changes.is_empty()
     }
 
     /// raft's order is durable (or needed no durability).

@@ -1,4 +1,4 @@
-//! What clients ask for, as etcd's requests, and what its answers mean.
+//! What is asked as etcd's requests, and what etcd's answers mean.
 
 use bytes::Bytes;
 use norn_node::{Error, Method};
@@ -7,141 +7,32 @@ use prost::Message;
 
 use crate::check::watch::Span;
 use crate::history::{Answer, Ask, Outcome};
-use crate::options::Options;
-use crate::rng::{Rng, mix};
-
-/// One client: asks, waits for the answer or the deadline, thinks, asks again.
-pub struct Client {
-    rng: Rng,
-    number: usize,
-    asked: u64,
-    /// The member it prefers; `None`: any.
-    pub sticks_to: Option<usize>,
-    /// Last value read or written per key, for compare-and-put.
-    seen: Vec<Option<Bytes>>,
-    lease: Option<i64>,
-    pub revision_seen: i64,
-    /// The revision of its last deletion.
-    deleted_at: i64,
-}
-
-impl Client {
-    pub fn new(number: usize, options: &Options, mut rng: Rng) -> Client {
-        let node = rng.below(options.nodes as u64) as usize;
-        let sticks_to = rng.permille(500).then_some(node);
-        let seen = vec![None; options.keys as usize];
-        Client {
-            rng,
-            number,
-            asked: 0,
-            sticks_to,
-            seen,
-            lease: None,
-            revision_seen: 1,
-            deleted_at: 0,
-        }
-    }
-
-    pub fn think_us(&mut self, options: &Options) -> u64 {
-        self.rng.between(options.think_us / 4, options.think_us * 2)
-    }
-
-    pub fn choose_node(&mut self, options: &Options) -> usize {
-        let any = self.rng.below(options.nodes as u64) as usize;
-        self.sticks_to.unwrap_or(any)
-    }
-
-    pub fn next(&mut self, options: &Options) -> Ask {
-        self.asked += 1;
-        let sum: u64 = options.weights.iter().sum();
-        let mut at = self.rng.below(sum);
-        let mut kind = 0;
-        while at >= options.weights[kind] {
-            at -= options.weights[kind];
-            kind += 1;
-        }
-        let number = self.rng.below(options.keys) as usize;
-        let key = Bytes::from(format!("k{number}"));
-        let mut value = format!("c{}-{}", self.number, self.asked).into_bytes();
-        let pad = self.rng.below(options.value_bytes) as usize;
-        value.resize(value.len() + pad, b'.');
-        let value = Bytes::from(value);
-        match kind {
-            0 => Ask::Put { key, value, lease: 0 },
-            1 => Ask::Get { key, serializable: false },
-            2 => Ask::Delete { key },
-            3 => Ask::Swap { key, expect: self.seen[number].clone(), value },
-            4 => {
-                let at_old = self.rng.permille(400);
-                let back = self.rng.below(20).cast_signed();
-                let revision = if at_old { (self.revision_seen - back).max(1) } else { 0 };
-                Ask::Range { revision, serializable: false }
-            }
-            // (Keys that may vanish by themselves have names of their own: registers stay registers.)
-            5 => self.next_lease(Bytes::from(format!("l{number}")), value),
-            6 => {
-                let back = self.rng.below(30).cast_signed();
-                // Where a deletion is, compaction has a choice to make.
-                if self.deleted_at > 0 && mix(self.asked) % 2 == 0 {
-                    return Ask::Compact { revision: self.deleted_at };
-                }
-                Ask::Compact { revision: (self.revision_seen - back).max(1) }
-            }
-            _ if self.rng.permille(500) => Ask::Get { key, serializable: true },
-            _ => Ask::Range { revision: 0, serializable: true },
-        }
-    }
-
-    fn next_lease(&mut self, key: Bytes, value: Bytes) -> Ask {
-        match (self.lease, self.rng.below(10)) {
-            (_, 9) => Ask::Put { key, value, lease: 0 },
-            (Some(lease), 0..5) => Ask::Put { key, value, lease },
-            (Some(id), 5..8) => Ask::KeepAlive { id },
-            (Some(id), 8) => {
-                self.lease = None;
-                Ask::Revoke { id }
-            }
-            _ => {
-                let id = (self.number as u64 * 1_000_000 + self.asked + 1).cast_signed();
-                self.lease = Some(id);
-                let ttl = self.rng.between(1, 8).cast_signed();
-                Ask::Grant { id, ttl }
-            }
-        }
-    }
-
-    /// What the answer teaches the client.
-    pub fn learn(&mut self, ask: &Ask, outcome: &Outcome) {
-        let Outcome::Ok { revision, answer } = outcome else {
-            if matches!(outcome, Outcome::Refused(_)) {
-                self.lease = None;
-            }
-            return;
-        };
-        self.revision_seen = self.revision_seen.max(*revision);
-        if matches!((ask, answer), (Ask::Delete { .. }, Answer::Deleted(1))) {
-            self.deleted_at = *revision;
-        }
-        let number = |key: &Bytes| -> usize {
-            std::str::from_utf8(&key[1..]).expect("ours").parse().expect("ours")
-        };
-        match (ask, answer) {
-            (Ask::Put { key, .. }, _) if key[0] == b'l' => {}
-            (Ask::Put { key, value, .. }, _) => self.seen[number(key)] = Some(value.clone()),
-            (Ask::Swap { key, value, .. }, Answer::Swapped(true)) => {
-                self.seen[number(key)] = Some(value.clone());
-            }
-            (Ask::Get { key, .. } | Ask::Swap { key, .. }, Answer::Found(kvs)) => {
-                self.seen[number(key)] = kvs.first().map(|kv| kv.value.clone());
-            }
-            (Ask::Delete { key } | Ask::Swap { key, .. }, _) => self.seen[number(key)] = None,
-            _ => {}
-        }
-    }
-}
 
 pub fn put(key: &Bytes, value: &Bytes, lease: i64) -> pb::PutRequest {
     pb::PutRequest { key: key.clone(), value: value.clone(), lease, ..Default::default() }
+}
+
+/// Holds as long as the key is what it was at this revision; 0: as long as there is none.
+pub fn unmodified(key: &Bytes, revision: i64) -> pb::Compare {
+    use pb::compare::{CompareResult, CompareTarget, TargetUnion};
+    pb::Compare {
+        result: CompareResult::Equal.into(),
+        target: CompareTarget::Mod.into(),
+        key: key.clone(),
+        target_union: Some(TargetUnion::ModRevision(revision)),
+        ..Default::default()
+    }
+}
+
+pub fn txn(
+    compare: Vec<pb::Compare>,
+    success: Vec<pb::request_op::Request>,
+    failure: Vec<pb::request_op::Request>,
+) -> pb::TxnRequest {
+    let ops = |requests: Vec<_>| {
+        requests.into_iter().map(|request| pb::RequestOp { request: Some(request) }).collect()
+    };
+    pb::TxnRequest { compare, success: ops(success), failure: ops(failure) }
 }
 
 /// Creates a watch.
@@ -192,6 +83,9 @@ pub fn encode(ask: &Ask) -> (Method, Bytes) {
             };
             (Method::Range, r.encode_to_vec())
         }
+        Ask::Query(r) => (Method::Range, r.encode_to_vec()),
+        Ask::Txn(r) => (Method::Txn, r.encode_to_vec()),
+        Ask::DeleteRange(r) => (Method::DeleteRange, r.encode_to_vec()),
         Ask::Grant { id, ttl } => {
             (Method::LeaseGrant, pb::LeaseGrantRequest { id: *id, ttl: *ttl }.encode_to_vec())
         }
@@ -235,6 +129,7 @@ pub fn outcome(ask: &Ask, result: Result<Bytes, Error>) -> Outcome {
             error @ (Error::LeaseNotFound
             | Error::LeaseExists
             | Error::Compacted
+            | Error::DuplicateKey
             | Error::FutureRevision),
         ) => Outcome::Refused(error.to_string()),
         Err(_) => Outcome::Unknown,
@@ -259,6 +154,20 @@ fn answer(ask: &Ask, body: Bytes) -> Outcome {
             let r = read::<pb::TxnResponse>(body);
             (r.header, Answer::Swapped(r.succeeded))
         }
+        Ask::Query(_) => {
+            let mut r = read::<pb::RangeResponse>(body);
+            (r.header.take(), Answer::Listed(r))
+        }
+        Ask::Txn(_) => {
+            let mut r = read::<pb::TxnResponse>(body);
+            let header = r.header.take();
+            behead(&mut r);
+            (header, Answer::Txn(r))
+        }
+        Ask::DeleteRange(_) => {
+            let mut r = read::<pb::DeleteRangeResponse>(body);
+            (r.header.take(), Answer::Gone(r))
+        }
         Ask::Grant { .. } => {
             let r = read::<pb::LeaseGrantResponse>(body);
             (r.header, Answer::Ttl(r.ttl))
@@ -271,4 +180,19 @@ fn answer(ask: &Ask, body: Bytes) -> Outcome {
         Ask::Compact { .. } => (read::<pb::CompactionResponse>(body).header, Answer::Done),
     };
     Outcome::Ok { revision: header.unwrap_or_default().revision, answer }
+}
+
+/// The headers inside a transaction are no subject here (`norn-diff` compares them with etcd's).
+fn behead(r: &mut pb::TxnResponse) {
+    use pb::response_op::Response;
+    r.header = None;
+    for op in &mut r.responses {
+        match &mut op.response {
+            Some(Response::ResponseRange(r)) => r.header = None,
+            Some(Response::ResponsePut(r)) => r.header = None,
+            Some(Response::ResponseDeleteRange(r)) => r.header = None,
+            Some(Response::ResponseTxn(r)) => behead(r),
+            None => {}
+        }
+    }
 }
