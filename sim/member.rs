@@ -11,6 +11,8 @@ pub struct Member {
     pub id: u64,
     /// It was there from the beginning; others join.
     pub is_founder: bool,
+    /// Its disk holds a member.
+    pub was_open: bool,
     /// The cluster counts it.
     pub is_member: bool,
     /// It was removed, and is not switched off yet.

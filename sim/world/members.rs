@@ -22,10 +22,13 @@ impl World {
         if member.host.is_some() || !(member.is_member || member.is_leaving) {
             return;
         }
-        if !member.is_founder
-            && let Some(start) = self.membership.join(member.id)
-        {
-            member.config.start = start;
+        if !member.is_founder {
+            match self.membership.join(member.id) {
+                Some(start) => member.config.start = start,
+                None if member.was_open => {}
+                // It was removed before it ever began: it must not found a cluster of its own.
+                None => return,
+            }
         }
         let boot_syncs = std::mem::take(&mut member.boot_syncs);
         if boot_syncs > 0 && !self.is_healed {
@@ -57,6 +60,7 @@ impl World {
             }
             Ok(Ok(opened)) => {
                 member.disk.inner.defer(true);
+                member.was_open = true;
                 member.incarnation += 1;
                 member.disk_armed = [false; 2];
                 member.inbox.clear();
@@ -341,6 +345,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
         id: 0,
         is_founder: false,
         is_member: false,
+        was_open: false,
         is_leaving: false,
         is_retired: false,
         config,
