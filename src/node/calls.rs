@@ -199,9 +199,10 @@ impl<R: Reader> Node<R> {
                 self.counters.leases_renewed += 1;
                 ttl
             }
-            // (It may be granted already: members whose disks are faster apply, and answer, before the leader does.)
-            Err(RenewError::NotFound) if may_wait && self.raft.committed().0 > self.applied => {
-                self.wait_applied(token, ReadKind::LeaseRenewApplied(id));
+            // It may be granted already: members whose disks are faster apply, and answer, before the leader does; or there
+            // is another leader by now, who knows of it. Nobody is told that a lease is gone without proof.
+            Err(RenewError::NotFound) if may_wait => {
+                self.read(token, ReadKind::LeaseRenew(id));
                 return Ok(None);
             }
             Err(RenewError::NotFound) => 0,
@@ -434,8 +435,7 @@ impl<R: Reader> Node<R> {
                 ReadKind::Range(request) => self.range_reply(request).map(Some),
                 ReadKind::Txn(request) => self.read_txn_reply(request).map(Some),
                 ReadKind::MemberList => Ok(Some(self.member_list_reply())),
-                ReadKind::LeaseRenew(id) => self.renew(read.token, *id, true),
-                ReadKind::LeaseRenewApplied(id) => self.renew(read.token, *id, false),
+                ReadKind::LeaseRenew(id) => self.renew(read.token, *id, false),
                 ReadKind::LeaseTimeToLive(request) => self.time_to_live_reply(request).map(Some),
                 ReadKind::Barrier => Ok(Some(Bytes::new())),
             };
