@@ -126,7 +126,7 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
     every(options.transfer_every_us, rng, &mut |rng| Fault::Transfer {
         node: rng.below(nodes) as usize,
     });
-    let election_us = options.tick_ms * 1000 * u64::from(options.election_ticks);
+    let election_us = options.election_us();
     every(options.election_fault_every_us, rng, &mut |rng| Fault::AtElection {
         act: *rng.pick(&[
             Act::Crash,
@@ -139,7 +139,7 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
         for_us: rng.between(election_us / 2, election_us * 4),
     });
     every(options.leader_pause_every_us, rng, &mut |rng| Fault::PauseLeader {
-        for_us: rng.between(election_us, election_us * 4),
+        for_us: rng.between(election_us, election_us * 5),
     });
     list
 }

@@ -16,6 +16,7 @@ pub struct Network {
     duplicate_permille: u64,
     tail_permille: u64,
     late_reply_permille: u64,
+    election_us: u64,
     duplicates_proposals: bool,
 }
 
@@ -29,6 +30,7 @@ impl Network {
             duplicate_permille: options.duplicate_permille,
             tail_permille: options.tail_permille,
             late_reply_permille: options.late_reply_permille,
+            election_us: options.election_us(),
             duplicates_proposals: options.bug == Some(crate::options::Bug::ProposalTwice),
         }
     }
@@ -70,7 +72,10 @@ impl Network {
             && message.kind.is_response()
             && self.rng.permille(self.late_reply_permille)
         {
-            delays.push(self.rng.between(0, 2_000_000));
+            // (Later ones keep a leader up that nobody follows any more, and what it says of leases is not proved.)
+            let is_vote = matches!(message.kind, MessageKind::VoteResp | MessageKind::PreVoteResp);
+            let late_us = if is_vote { 2_000_000 } else { self.election_us / 2 };
+            delays.push(self.rng.between(0, late_us));
         }
         if is_proposal && self.duplicates_proposals {
             delays.push(self.delay());

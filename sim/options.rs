@@ -219,9 +219,9 @@ impl Options {
             if !calm && (on || storm) { value } else { 0 }
         };
         self.election_fault_every_us = fault(300_000, 4_000_000, 250);
-        self.leader_pause_every_us = fault(500_000, 8_000_000, 250);
+        self.leader_pause_every_us = fault(500_000, 4_000_000, 250);
         self.snapshot_crash_permille = fault(50, 500, 250);
-        self.late_reply_permille = fault(10, 300, 250);
+        self.late_reply_permille = fault(10, 600, 250);
         self.lost_answer_permille = fault(50, 500, 250);
         self.message_bytes = *r.pick(&[1 << 20, 1 << 20, 1 << 20, 200, 1]);
         self.memory_entries = *r.pick(&[100, 100, 20, 5]);
@@ -243,6 +243,11 @@ impl Options {
         for weight in &mut self.stories[1..] {
             *weight = if rng.permille(400) { rng.between(1, 12) } else { 0 };
         }
+    }
+
+    /// The shortest time after which a member that hears of no leader looks for another one.
+    pub fn election_us(&self) -> u64 {
+        self.tick_ms * 1000 * u64::from(self.election_ticks)
     }
 
     /// The line that runs this again.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use norn_node::{Node, Reader};
 use norn_raft::quorum::Voters;
-use norn_raft::{Index, NodeId, RawNode};
+use norn_raft::{EntryKind, Index, NodeId, RawNode};
 
 use crate::history::{Failure, Verdict};
 
@@ -48,7 +48,9 @@ impl Disks {
     /// After every turn. `is_elected`: it leads, and this term had no leader before.
     pub fn observe<R: Reader>(&mut self, node: &Node<R>, is_elected: bool) -> Verdict {
         let (id, raft) = (node.id(), node.raft());
-        self.of.entry(id).or_default().look(id, raft, &self.committed)?;
+        if self.of.entry(id).or_default().look(id, raft, &self.committed)? && raft.is_leader() {
+            one_change(id, raft)?;
+        }
         let commit = raft.committed().0;
         if commit < node.applied() || commit > raft.last_index().0 {
             let detail = format!("{id:x}: applied {}, {:?}", node.applied(), raft.status());
@@ -146,8 +148,13 @@ impl Disk {
         index <= self.base || self.terms.get(&index) == Some(&term)
     }
 
-    /// Takes in what is durable now.
-    fn look(&mut self, id: u64, raft: &RawNode, committed: &BTreeMap<u64, u64>) -> Verdict {
+    /// Takes in what is durable now. Whether the log changed.
+    fn look(
+        &mut self,
+        id: u64,
+        raft: &RawNode,
+        committed: &BTreeMap<u64, u64>,
+    ) -> Result<bool, Failure> {
         let storage = raft.storage();
         let hard = storage.hard_state();
         let (term, vote, last) = (hard.term.0, hard.vote.0, storage.last_index().0);
@@ -166,7 +173,8 @@ impl Disk {
         }
         self.is_fresh = false;
         (self.term, self.vote, self.base) = (term, vote, storage.first_index().0 - 1);
-        if (last_term, last) != self.last {
+        let is_changed = (last_term, last) != self.last;
+        if is_changed {
             self.last = (last_term, last);
             let mut replaced = self.terms.split_off(&(last + 1));
             for index in (self.base + 1..=last).rev() {
@@ -194,8 +202,22 @@ impl Disk {
                 self.configurations.pop_front();
             }
         }
-        Ok(())
+        Ok(is_changed)
     }
+}
+
+/// A second change of the membership waits until the first is applied, whoever proposed that.
+fn one_change(id: u64, raft: &RawNode) -> Verdict {
+    let storage = raft.storage();
+    let from = raft.committed().0.max(storage.first_index().0 - 1) + 1;
+    let end = storage.last_index().next();
+    let Ok(open) = storage.entries(Index(from), end, u64::MAX) else { return Ok(()) };
+    let changes: Vec<_> = open.iter().filter(|entry| entry.kind != EntryKind::Normal).collect();
+    if raft.term().0 > 1 && changes.len() > 1 {
+        let detail = format!("{id:x} leads term {}: {changes:?}", raft.term());
+        return Err(Failure::new("One change of the membership at a time.", detail));
+    }
+    Ok(())
 }
 
 fn is_majority(voters: &Voters, has: impl Fn(NodeId) -> bool) -> bool {

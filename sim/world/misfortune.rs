@@ -67,6 +67,10 @@ impl World {
     /// A leader was elected: the moment that some faults wait for.
     pub(super) fn elected(&mut self, node: usize) {
         let Some((act, after_us, for_us)) = self.at_election.take() else { return };
+        if self.options.member_every_us > 0 {
+            // (What the leader before left unfinished may be a change, too.)
+            self.after(after_us / 2, Event::Change { node });
+        }
         let fault = Fault::Upon { node, act, for_us };
         self.after(after_us, Event::Fault { fault });
     }

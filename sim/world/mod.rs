@@ -46,6 +46,7 @@ enum Event {
     Fault { fault: Fault },
     Mend { count: u64 },
     Resume { node: usize },
+    Change { node: usize },
     Snapshot { number: u64, body: Bytes },
     Stored { number: u64, ok: bool },
     Watch { watcher: usize },
@@ -238,6 +239,8 @@ impl World {
             Event::Mend { count } if count == self.partitions => self.mend(),
             Event::Mend { .. } => {}
             Event::Resume { node } => self.resume(node),
+            Event::Change { node } if !self.is_healed => self.change_members(node),
+            Event::Change { .. } => {}
             Event::Snapshot { number, body } => self.snapshot_arrives(number, body),
             Event::Stored { number, ok } => self.snapshot_stored(number, ok),
             Event::Watch { watcher } => self.open_watch(watcher),

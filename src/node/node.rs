@@ -266,7 +266,8 @@ impl<R: Reader> Node<R> {
         }
         // Who asks for votes has voted, for itself, in a new term: asked before that is durable, the others could make it
         // leader of a term that it forgets in a crash, and leads again, with other entries.
-        let is_vote = |message: &Message| message.kind == MessageKind::Vote;
+        let held = !planted!(OwnVoteEarly) && !planted!(VoteAskedEarly);
+        let is_vote = |message: &Message| message.kind == MessageKind::Vote && held;
         let (votes, messages): (Vec<_>, Vec<_>) = ready.messages.into_iter().partition(is_vote);
         let mut votes = votes.into_iter().filter(|m| !self.members.is_removed(m.to.0)).collect();
         for mut message in messages {

@@ -50,8 +50,10 @@ catalogue! {
     // Raft: votes.
     /// The vote is not read back after a restart.
     VoteForgotten: "thesis 3.8", Core("storm");
-    /// A candidate counts its own vote before it is durable.
+    /// A candidate counts its own vote before it is durable, and asks for others.
     OwnVoteEarly: "thesis 3.8", Core("storm");
+    /// A candidate asks for votes before its own is durable.
+    VoteAskedEarly: "found by this simulator (storm 732); etcd-io/raft with asynchronous writes", Core("storm");
     /// A second answer of the same voter counts as a second vote.
     VotesCountedTwice: "thesis 3.4", Core("storm");
     /// A node votes for whoever asks, also twice in a term.
@@ -118,8 +120,6 @@ catalogue! {
     CutUnsynced: "14098", Core("storm");
     /// The WAL reader takes a record whose checksum does not hold.
     WalChecksumUnread: "11918, PR 11924", Core("storm");
-    /// A torn tail of the WAL is reported and left in the file.
-    WalTailUnrepaired: "14140", Core("storm");
     /// A restart leaves out the last entry of the WAL.
     WalTailUnread: "14098 (Jepsen)", Core("storm");
     /// A received database is read into whatever the last attempt left behind.
@@ -180,6 +180,8 @@ catalogue! {
     StreamGoesOn: "constructed", Cluster("storm");
 
     // What only the fuzz targets are examined with.
+    /// A torn tail of the WAL is reported and left in the file.
+    WalTailUnrepaired: "14140", Fuzz;
     /// The revision log takes a batch that does not continue the chain.
     RevlogChainUnread: "constructed", Fuzz;
     /// Elements of a bbolt page are not checked to end within it.
