@@ -42,11 +42,13 @@ impl<R: Reader> Node<R> {
         }
     }
 
-    /// The empty entry with which a leader begins.
+    /// The empty entry with which a leader begins. (Later ones of its term are changes of the membership that were refused: if they
+    /// started the clocks again, a lease could be renewed whose revocation is on its way.)
     fn new_term(&mut self, is_first: bool) {
-        if is_first {
-            self.reads.ask_again();
+        if !is_first {
+            return;
         }
+        self.reads.ask_again();
         if self.raft.is_leader() && self.raft.term().0 == self.applied_term {
             self.lessor.promote(self.now, self.config.election_ms());
             self.next_version_check = self.now;
