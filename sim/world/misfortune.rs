@@ -90,6 +90,7 @@ impl World {
         }
         let mut inputs = std::mem::take(&mut member.inbox);
         if std::mem::take(&mut member.calls_first) {
+            self.renew_aside(node);
             let is_call = |input: &mut Input| matches!(input, Input::Call { .. });
             let calls = inputs.extract_if(.., is_call).collect();
             self.turns(node, calls);

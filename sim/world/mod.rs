@@ -57,7 +57,13 @@ enum Event {
 
 /// Who waits for a reply.
 enum Waiting {
-    Op { op: usize },
+    Op {
+        op: usize,
+    },
+    /// A question of no client.
+    Aside {
+        op: usize,
+    },
     Hash,
     Content,
     Probe,
@@ -257,6 +263,7 @@ impl World {
 #[derive(Clone, Copy, Debug)]
 pub enum CallFor {
     Op(usize),
+    Aside(usize),
     Hash,
     Content,
     Probe,

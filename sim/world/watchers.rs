@@ -11,6 +11,9 @@ use crate::options::Bug;
 use crate::rng::mix;
 use crate::workload;
 
+/// The slowest that a watcher takes what it was sent: it must be done with all of it when everything is judged.
+const DRAIN_MAX_US: u64 = 1_000_000;
+
 impl World {
     pub(super) fn open_watch(&mut self, watcher: usize) {
         if self.watchers[watcher].on.is_some() {
@@ -70,7 +73,7 @@ impl World {
         };
         let mut drain = 100;
         if self.rng.permille(self.options.slow_watcher_permille) && !self.is_healed {
-            drain = self.rng.heavy(400_000);
+            drain = self.rng.heavy(400_000).min(DRAIN_MAX_US);
         }
         let input = Input::WatchDrained { stream, count: 1 };
         self.after(drain, Event::Input { node, incarnation, input });
