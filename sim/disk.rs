@@ -37,10 +37,10 @@ impl SimDisk {
         self.submit(DiskBatch { id: BatchId(FOREIGN + number), queue: DiskQueue::Bulk, ops });
     }
 
-    /// The world's completions since the last call: number and success.
-    pub fn stored(&self) -> Vec<(u64, bool)> {
+    /// The world's completions since the last call.
+    pub fn stored(&self) -> Vec<(u64, Result<(), DiskError>)> {
         let done = std::mem::take(&mut self.foreign.lock().expect("no holder panics").0);
-        done.into_iter().map(|c| (c.id.0 - FOREIGN, c.result.is_ok())).collect()
+        done.into_iter().map(|c| (c.id.0 - FOREIGN, c.result)).collect()
     }
 
     pub fn forget_foreign(&mut self) {

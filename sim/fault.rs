@@ -50,6 +50,18 @@ pub enum Fault {
     PauseLeader {
         for_us: u64,
     },
+    /// Power is lost, and a bit of what lay on the disk is another one afterwards.
+    Rot {
+        node: usize,
+        draw: u64,
+        down_us: u64,
+    },
+    /// A disk takes so many bytes more, and no others.
+    Full {
+        node: usize,
+        room_bytes: u64,
+        for_us: u64,
+    },
 }
 
 /// What befalls a new leader.
@@ -140,6 +152,16 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
     });
     every(options.leader_pause_every_us, rng, &mut |rng| Fault::PauseLeader {
         for_us: rng.between(election_us, election_us * 5),
+    });
+    every(options.full_every_us, rng, &mut |rng| Fault::Full {
+        node: rng.below(nodes) as usize,
+        room_bytes: rng.heavy(2_000),
+        for_us: rng.heavy(500_000),
+    });
+    every(options.rot_every_us, rng, &mut |rng| Fault::Rot {
+        node: rng.below(nodes) as usize,
+        draw: rng.next(),
+        down_us: rng.heavy(300_000),
     });
     list
 }

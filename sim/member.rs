@@ -34,6 +34,9 @@ pub struct Member {
     pub paused_until: u64,
     /// When it goes on, calls come before everything else.
     pub calls_first: bool,
+    /// A bit of its disk was flipped: it may refuse to open, and stop, and is replaced then. It must not tell what is not so.
+    pub is_rotten: bool,
+    pub is_replaced: bool,
     /// Disk batches until it crashes, and how.
     pub crash_in: Option<CrashPoint>,
     /// The next start is to be cut short after this many syncs.

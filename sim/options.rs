@@ -95,6 +95,12 @@ pub struct Options {
     pub member_every_us: u64,
     /// Whether members refuse changes that a member not yet started could block.
     pub strict_reconfig: bool,
+    /// What members may store; 0: more than they ever will.
+    pub quota_bytes: u64,
+    /// Between two disks that get full; 0: none does.
+    pub full_every_us: u64,
+    /// Between two disks that lose power and come back with a bit flipped; 0: none does.
+    pub rot_every_us: u64,
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
@@ -192,6 +198,9 @@ impl Options {
             blackout_every_us,
             transfer_every_us,
             member_every_us: 0,
+            quota_bytes: 0,
+            full_every_us: 0,
+            rot_every_us: 0,
             strict_reconfig: false,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
@@ -207,6 +216,7 @@ impl Options {
         };
         options.draw_windows(&mut Rng::new(seed ^ 0x5769_6e64_6f77));
         options.draw_members(&mut Rng::new(seed ^ 0x4f70_6572_6174));
+        options.draw_room(&mut Rng::new(seed ^ 0x0052_6f6f_6d73));
         options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
         options
     }
@@ -235,6 +245,24 @@ impl Options {
             self.member_every_us = every;
         }
         self.strict_reconfig = rng.permille(200);
+    }
+
+    fn draw_room(&mut self, rng: &mut Rng) {
+        let (quota, has_quota) = (rng.between(20_000, 300_000), rng.permille(150));
+        let (every, gets_full) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
+        let (flips, rots) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
+        // (Whoever replaces a member with a bad disk changes nothing else meanwhile.)
+        let rots = if self.profile == Profile::Storm { rng.permille(500) } else { rots };
+        if self.profile != Profile::Calm && rots {
+            self.rot_every_us = flips;
+            self.member_every_us = 0;
+        }
+        if self.profile != Profile::Calm && has_quota {
+            self.quota_bytes = quota;
+        }
+        if self.profile == Profile::Storm || (self.profile == Profile::Swarm && gets_full) {
+            self.full_every_us = every;
+        }
     }
 
     /// (From a source of its own: what was drawn before there were stories remains what it was.)

@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use norn_node::Command;
+use norn_proto::etcdserverpb as pb;
 use norn_proto::mvccpb::KeyValue;
 use norn_raft::{Entry, EntryKind};
+use pb::alarm_request::AlarmAction;
+use pb::request_op::Request;
 use view::View;
 
 use crate::check::lease::Life;
@@ -19,6 +22,8 @@ pub struct Model {
     pub revision: i64,
     pub compacted: i64,
     pub leases: BTreeMap<i64, BTreeSet<Bytes>>,
+    /// (kind, member).
+    alarms: BTreeSet<(i32, u64)>,
     /// Every lease that there ever was.
     pub lives: BTreeMap<i64, Life>,
     /// Per revision: what changed, in order; `version` 0 is a delete.
@@ -69,6 +74,9 @@ impl Model {
     }
 
     fn apply(&mut self, command: Command) {
+        if self.is_full() && grows(&command) {
+            return;
+        }
         let mut view = View::now(self);
         let is_accepted = match &command {
             Command::Put(r) => view.put(r).is_ok(),
@@ -95,8 +103,19 @@ impl Model {
                 self.lives.entry(r.id).or_insert(life);
             }
             Command::LeaseRevoke(r) => self.revoke(r.id),
+            Command::Alarm(r) if r.action == i32::from(AlarmAction::Activate) => {
+                self.alarms.insert((r.alarm, r.member_id));
+            }
+            Command::Alarm(r) if r.action == i32::from(AlarmAction::Deactivate) => {
+                self.alarms.remove(&(r.alarm, r.member_id));
+            }
             _ => {}
         }
+    }
+
+    /// Somebody said that there is no room; everybody refuses what needs some.
+    fn is_full(&self) -> bool {
+        self.alarms.iter().any(|(kind, _)| *kind == i32::from(pb::AlarmType::Nospace))
     }
 
     fn revoke(&mut self, id: i64) {
@@ -124,6 +143,22 @@ impl Model {
             self.states.entry(kv.key.clone()).or_default().insert(self.revision, kv.clone());
         }
         self.events.insert(self.revision, changes);
+    }
+}
+
+/// Whether a command needs room, whichever way its compares go.
+fn grows(command: &Command) -> bool {
+    fn txn_grows(r: &pb::TxnRequest) -> bool {
+        r.success.iter().chain(&r.failure).any(|op| match &op.request {
+            Some(Request::RequestPut(_)) => true,
+            Some(Request::RequestTxn(inner)) => txn_grows(inner),
+            _ => false,
+        })
+    }
+    match command {
+        Command::Put(_) | Command::LeaseGrant(_) => true,
+        Command::Txn(r) => txn_grows(r),
+        _ => false,
     }
 }
 

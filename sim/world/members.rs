@@ -49,6 +49,18 @@ impl World {
                 self.trace.note(self.now, "boot cut short", node as u64, 0, || error.to_string());
                 return self.crash(node, true, 100_000);
             }
+            Ok(Err(error)) if member.is_rotten => {
+                self.counts.refused += 1;
+                self.trace.note(self.now, "refused", node as u64, 0, || error.to_string());
+                self.replace(node);
+            }
+            // No room to repair what a crash left: the operator makes some, and tries again.
+            Ok(Err(error)) if member.disk.inner.is_limited() => {
+                self.counts.boot_crashes += 1;
+                self.trace
+                    .note(self.now, "boot without room", node as u64, 0, || error.to_string());
+                self.after(500_000, Event::Start { node });
+            }
             Ok(Err(error)) => {
                 let disk = &member.disk;
                 let files = ["member/wal", "member/snap", "member/rev"]
@@ -177,8 +189,8 @@ impl World {
             member.wake_at = wake_at;
             self.after(wake_at - self.now, Event::Wake { node, incarnation, at: wake_at });
         }
-        for (number, ok) in stored {
-            self.after(0, Event::Stored { number, ok });
+        for (number, result) in stored {
+            self.after(0, Event::Stored { number, result });
         }
         let crash = self.crash_point(node, submitted);
         if crash.is_none_or(|point| point.sends) {
@@ -273,7 +285,13 @@ impl World {
             }
             NodeEvent::Failed { reason } => {
                 self.trace.note(self.now, "failed", node as u64, 0, || reason.clone());
-                if self.members[node].may_fail {
+                let member = &self.members[node];
+                // (Without room for the state that a leader sent, a member stops.)
+                if member.is_rotten {
+                    self.trace.note(self.now, "rotten", node as u64, 0, String::new);
+                    self.gone(node);
+                    self.replace(node);
+                } else if member.may_fail || member.disk.inner.is_limited() {
                     self.counts.failed_syncs += 1;
                     self.crash(node, true, 100_000);
                 } else {
@@ -331,6 +349,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
     config.revlog_segment_bytes = options.revlog_segment_bytes;
     config.image_debt_bytes = options.image_debt_bytes;
     config.image_step_bytes = options.image_step_bytes;
+    config.quota_bytes = options.quota_bytes.cast_signed();
     config.cache_bytes = options.cache_bytes;
     config.message_bytes_max = options.message_bytes;
     config.memory_entries = options.memory_entries;
@@ -346,6 +365,8 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
         is_founder: false,
         is_member: false,
         was_open: false,
+        is_rotten: false,
+        is_replaced: false,
         is_leaving: false,
         is_retired: false,
         config,

@@ -1,12 +1,17 @@
 //! Faults, when they strike, and their end.
 
-use norn_node::Input;
+use norn_node::{Input, Method};
+use norn_proto::etcdserverpb as pb;
+use prost::Message as _;
 
-use super::{Event, World};
+use super::{CallFor, Event, World};
 use crate::fault::{Act, Fault};
 use crate::member::CrashPoint;
 use crate::network::Network;
 use crate::rng::Rng;
+
+/// How often the operator looks for alarms.
+const TIDY_EVERY_US: u64 = 700_000;
 
 impl World {
     pub(super) fn strike(&mut self, fault: Fault) {
@@ -45,6 +50,14 @@ impl World {
                     self.members[node].disk.inner.fail_sync(nth);
                     self.members[node].may_fail = true;
                 }
+            }
+            Fault::Rot { node, draw, down_us } => self.rot(self.victim(node), draw, down_us),
+            Fault::Full { node, room_bytes, for_us } => {
+                let node = self.victim(node);
+                let disk = &self.members[node].disk.inner;
+                disk.limit_bytes(Some(disk.used_bytes() + room_bytes));
+                self.counts.full_disks += 1;
+                self.after(for_us, Event::Room { node });
             }
             Fault::Transfer { node } => self.turn(self.victim(node), Input::TransferLeadership),
             Fault::AtElection { act, after_us, for_us } => {
@@ -118,10 +131,44 @@ impl World {
         for node in 0..self.members.len() {
             self.members[node].crash_in = None;
             self.members[node].paused_until = 0;
+            self.members[node].disk.inner.limit_bytes(None);
             self.members[node].disk_armed = [false; 2];
             self.arm_disk(node);
             self.after(0, Event::Resume { node });
             self.after(1, Event::Start { node });
+        }
+        if self.options.quota_bytes > 0 {
+            self.raise_quotas();
+        }
+    }
+
+    /// What an operator does whose members are full: they get a larger quota, which takes a restart.
+    fn raise_quotas(&mut self) {
+        for node in 0..self.members.len() {
+            self.members[node].config.quota_bytes = -1;
+            if self.members[node].host.is_some() {
+                self.crash(node, false, 1_000);
+            }
+        }
+    }
+
+    /// Alarms are called off, and history is given up, so that there is room again.
+    pub(super) fn tidy_up(&mut self) {
+        self.after(TIDY_EVERY_US, Event::Tidy);
+        let full = |node: &usize| {
+            let host = self.members[*node].host.as_ref();
+            host.is_some_and(|host| host.node().alarms().next().is_some())
+        };
+        let Some(node) = (0..self.members.len()).find(full) else { return };
+        let Some(host) = &self.members[node].host else { return };
+        let revision = host.node().store().current();
+        let alarms: Vec<(u64, i32)> = host.node().alarms().collect();
+        let body = pb::CompactionRequest { revision, physical: false }.encode_to_vec();
+        self.call(node, CallFor::Change, Method::Compact, body.into());
+        for (member_id, alarm) in alarms {
+            let action = pb::alarm_request::AlarmAction::Deactivate.into();
+            let body = pb::AlarmRequest { action, member_id, alarm }.encode_to_vec();
+            self.call(node, CallFor::Change, Method::Alarm, body.into());
         }
     }
 }

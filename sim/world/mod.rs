@@ -5,6 +5,7 @@ mod comparison;
 mod members;
 mod misfortune;
 mod operator;
+mod rot;
 mod traffic;
 mod watchers;
 
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use norn_node::{Input, StreamId};
 use norn_raft::Message;
-use norn_storage::{DiskQueue, FileName};
+use norn_storage::{DiskError, DiskQueue, FileName};
 
 use self::operator::Membership;
 use crate::check::hash::HashCheck;
@@ -48,10 +49,13 @@ enum Event {
     Resume { node: usize },
     Change { node: usize },
     Snapshot { number: u64, body: Bytes },
-    Stored { number: u64, ok: bool },
+    Stored { number: u64, result: Result<(), DiskError> },
     Watch { watcher: usize },
     Compare,
     Operator,
+    Tidy,
+    Room { node: usize },
+    Replace { node: usize },
     Retire { node: usize },
 }
 
@@ -93,6 +97,9 @@ pub struct Counts {
     pub partitions: u64,
     pub snapshots: u64,
     pub messages: u64,
+    pub full_disks: u64,
+    pub flipped_bits: u64,
+    pub refused: u64,
     pub joins: u64,
     pub leaves: u64,
 }
@@ -187,6 +194,9 @@ impl World {
             world.after(at, Event::Fault { fault });
         }
         world.after(COMPARE_EVERY_US, Event::Compare);
+        if world.options.quota_bytes > 0 || world.options.full_every_us > 0 {
+            world.after(COMPARE_EVERY_US, Event::Tidy);
+        }
         if world.options.member_every_us > 0 {
             world.after(world.options.member_every_us, Event::Operator);
         }
@@ -248,8 +258,11 @@ impl World {
             Event::Change { node } if !self.is_healed => self.change_members(node),
             Event::Change { .. } => {}
             Event::Snapshot { number, body } => self.snapshot_arrives(number, body),
-            Event::Stored { number, ok } => self.snapshot_stored(number, ok),
+            Event::Stored { number, result } => self.snapshot_stored(number, &result),
             Event::Watch { watcher } => self.open_watch(watcher),
+            Event::Replace { node } => self.replace(node),
+            Event::Tidy => self.tidy_up(),
+            Event::Room { node } => self.members[node].disk.inner.limit_bytes(None),
             Event::Operator => self.operate(),
             Event::Retire { node } => self.retire(node),
             Event::Compare => {

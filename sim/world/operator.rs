@@ -94,7 +94,7 @@ impl World {
     }
 
     /// A machine that nobody knows yet: it starts when the cluster does.
-    fn new_machine(&mut self, is_learner: bool) -> pb::MemberAddRequest {
+    pub(super) fn new_machine(&mut self, is_learner: bool) -> pb::MemberAddRequest {
         self.membership.added += 1;
         let number = self.members.len();
         let rng = &mut self.membership.rng;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use norn_node::Input;
 use norn_raft::Message;
-use norn_storage::{DiskRead, FileName};
+use norn_storage::{DiskError, DiskRead, FileName};
 
 use super::{Event, Transfer, World};
 use crate::history::Failure;
@@ -80,7 +80,8 @@ impl World {
         self.arm_disk(to);
     }
 
-    pub(super) fn snapshot_stored(&mut self, number: u64, ok: bool) {
+    pub(super) fn snapshot_stored(&mut self, number: u64, result: &Result<(), DiskError>) {
+        let ok = result.is_ok();
         if let (true, Some(transfer)) = (ok, self.transfers.get(&number)) {
             self.counts.snapshots += 1;
             let (to, message) = (transfer.to, transfer.message.clone());
@@ -93,7 +94,8 @@ impl World {
         let lost = self.options.lost_answer_permille;
         let is_lost = lost > 0 && !self.is_healed && self.rng.permille(lost);
         self.transfer_ends(number, ok && !is_lost);
-        if let (false, Some(to)) = (ok, to) {
+        let is_latched = !matches!(result, Ok(()) | Err(DiskError::NoSpace { .. }));
+        if let (true, Some(to)) = (is_latched, to) {
             // The failed sync met our batch: the disk is latched, and the node may not write for long to see it.
             self.counts.failed_syncs += 1;
             self.crash(to, true, 100_000);

@@ -51,6 +51,7 @@ impl<R: Reader> Node<R> {
         self.reads.ask_again();
         if self.raft.is_leader() && self.raft.term().0 == self.applied_term {
             self.lessor.promote(self.now, self.config.election_ms());
+            self.doubt = None;
             self.next_version_check = self.now;
         }
     }
@@ -305,7 +306,7 @@ impl<R: Reader> Node<R> {
             }
             Ok(AlarmAction::Activate) if r.alarm != none => {
                 if r.member_id == self.id {
-                    self.alarm_proposed = false;
+                    self.alarm_proposed = None;
                 }
                 self.alarms.insert(alarm);
                 self.backend.set(Table::Alarm, alarm_key(alarm), Bytes::new());

@@ -178,16 +178,20 @@ impl<R: Reader> Node<R> {
 
     fn lease_keep_alive(&mut self, token: Token, body: Bytes) -> Result<Option<Bytes>, Error> {
         let r: pb::LeaseKeepAliveRequest = decode(body)?;
-        // A leader whose ticks stopped for a while may have been replaced: it must prove itself first.
-        let stood_still = self.now.since(self.last_tick) > 3 * self.config.tick_ms;
-        if self.lessor.is_primary() && stood_still && !planted!(RenewUnproved) {
-            self.read(token, ReadKind::LeaseRenew(r.id));
-            return Ok(None);
-        }
         self.renew(token, r.id, true)
     }
 
+    /// A leader that cannot reach the others renews in good faith, no longer than its successor gives everybody in addition.
+    /// One that stood still must prove first that it leads: it does not know how long its successor has been there.
     fn renew(&mut self, token: Token, id: i64, may_wait: bool) -> Result<Option<Bytes>, Error> {
+        if !self.raft.is_leader() {
+            return Err(Error::NotPrimaryLessor);
+        }
+        let is_sure = self.doubt.is_none() && !self.stood_still();
+        if !is_sure && !planted!(RenewUnproved) {
+            self.read(token, ReadKind::LeaseRenew(id));
+            return Ok(None);
+        }
         let header = self.header();
         let ttl = match self.lessor.renew(id, self.now) {
             Ok((ttl, checkpointed)) => {
@@ -624,10 +628,10 @@ impl<R: Reader> Node<R> {
     /// Tells the cluster that this member is full.
     pub(crate) fn raise_no_space(&mut self) {
         let alarm = (self.id, i32::from(pb::AlarmType::Nospace));
-        if self.alarm_proposed || self.alarms.contains(&alarm) {
+        let is_proposed = self.alarm_proposed.is_some_and(|id| self.proposals.contains_key(&id));
+        if is_proposed || self.alarms.contains(&alarm) {
             return;
         }
-        self.alarm_proposed = true;
         self.warn(
             "database space exceeded; raising alarm",
             vec![("local-member-id", format!("{:x}", self.id))],
@@ -637,7 +641,7 @@ impl<R: Reader> Node<R> {
             member_id: self.id,
             alarm: pb::AlarmType::Nospace.into(),
         };
-        self.propose_own(&Command::Alarm(request));
+        self.alarm_proposed = Some(self.propose_own(&Command::Alarm(request)));
     }
 }
 

@@ -259,15 +259,15 @@ impl<R: Reader> Node<R> {
 
     pub(crate) fn disk_done(&mut self, completion: Completion) {
         if self.work.log.as_ref().is_some_and(|write| write.batch.id == completion.id) {
-            self.log_done(completion.result);
+            self.log_done(completion.ran, completion.result);
         } else if self.work.bulk.as_ref().is_some_and(|write| write.batch.id == completion.id) {
-            self.bulk_done(completion.result);
+            self.bulk_done(completion.ran, completion.result);
         } else {
             panic!("completion of {:?}, which is not on its way", completion.id);
         }
     }
 
-    fn log_done(&mut self, result: Result<(), DiskError>) {
+    fn log_done(&mut self, ran: usize, result: Result<(), DiskError>) {
         let Some(mut write) = self.work.log.take() else { return };
         match result {
             Ok(()) => {}
@@ -277,6 +277,7 @@ impl<R: Reader> Node<R> {
                     vec![("file", file.to_string())],
                 );
                 self.raise_no_space();
+                write.batch.ops.drain(..ran);
                 write.retry_at = Some(self.now + RETRY_MS);
                 self.work.log = Some(write);
                 return;
@@ -342,7 +343,7 @@ impl<R: Reader> Node<R> {
         }
     }
 
-    fn bulk_done(&mut self, result: Result<(), DiskError>) {
+    fn bulk_done(&mut self, ran: usize, result: Result<(), DiskError>) {
         let Some(mut write) = self.work.bulk.take() else { return };
         match result {
             Ok(()) => {
@@ -356,6 +357,7 @@ impl<R: Reader> Node<R> {
                     vec![("file", file.to_string())],
                 );
                 self.raise_no_space();
+                write.batch.ops.drain(..ran);
                 write.retry_at = Some(self.now + RETRY_MS);
                 self.work.bulk = Some(write);
             }

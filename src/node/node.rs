@@ -38,6 +38,9 @@ pub struct Node<R> {
     pub(crate) now: Time,
     pub(crate) next_tick: Time,
     pub(crate) last_tick: Time,
+    /// This leader stood still for a while, and may have been replaced: only the answer to a round with an id beyond this
+    /// one shows that it still leads.
+    pub(crate) doubt: Option<u64>,
 
     pub(crate) raft: RawNode,
     pub(crate) wal: Wal,
@@ -84,8 +87,8 @@ pub struct Node<R> {
     pub(crate) is_failed: bool,
     /// The first election was already brought forward.
     pub(crate) ticks_advanced: bool,
-    /// A NOSPACE alarm of this member was proposed and not applied yet.
-    pub(crate) alarm_proposed: bool,
+    /// The proposal of this member's NOSPACE alarm, which may get lost.
+    pub(crate) alarm_proposed: Option<u64>,
     pub(crate) out: Ready,
     pub(crate) is_out: bool,
     pub(crate) counters: Counters,
@@ -152,6 +155,9 @@ impl RequestIds {
         self.prefix | (self.suffix & ((1 << 48) - 1))
     }
 }
+
+/// A leader that was not awake for so long asks the others before it believes itself (as etcd).
+const STALL_TICKS: u64 = 3;
 
 /// Proof that a [`Ready`] was taken; given back when it has been obeyed.
 #[must_use]
@@ -262,6 +268,8 @@ impl<R: Reader> Node<R> {
             self.leader_changed(soft.leader, soft.role);
         }
         for state in ready.read_states {
+            let id = state.context.first_chunk().map_or(0, |id| u64::from_be_bytes(*id));
+            self.doubt = self.doubt.filter(|doubt| *doubt > id);
             self.reads.confirmed(&state.context, state.index.0);
         }
         // Who asks for votes has voted, for itself, in a new term: asked before that is durable, the others could make it
@@ -343,6 +351,9 @@ impl<R: Reader> Node<R> {
         if self.now < self.next_tick {
             return;
         }
+        if self.stood_still() {
+            self.doubt = Some(self.ids.next());
+        }
         self.raft.tick();
         self.last_tick = self.now;
         // After a stall one tick is enough: the time lost says nothing about the leader's health.
@@ -365,6 +376,10 @@ impl<R: Reader> Node<R> {
             self.reply(token, Err(Error::TransferTimeout));
         }
         self.write_rest();
+    }
+
+    pub(crate) fn stood_still(&self) -> bool {
+        self.now.since(self.last_tick) > STALL_TICKS * self.config.tick_ms
     }
 
     /// The only voter has nobody to wait for.

@@ -109,8 +109,8 @@ impl FileDisk {
             let mut writer = Writer { root: Arc::clone(&root), files: HashMap::new(), names: 0 };
             let worker = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 for batch in batches {
-                    let result = writer.run_batch(&batch);
-                    if done.send(Completion { id: batch.id, result }).is_err() {
+                    let (ran, result) = writer.run_batch(&batch);
+                    if done.send(Completion { id: batch.id, ran, result }).is_err() {
                         return;
                     }
                     wake();
@@ -289,25 +289,24 @@ fn contiguous(ops: &[DiskOp]) -> usize {
 }
 
 impl Writer {
-    fn run_batch(&mut self, batch: &DiskBatch) -> Result<(), DiskError> {
+    /// How many operations were run, and what became of the next one.
+    fn run_batch(&mut self, batch: &DiskBatch) -> (usize, Result<(), DiskError>) {
         if self.root.latched.load(Ordering::Acquire) {
-            return Err(DiskError::Latched);
+            return (0, Err(DiskError::Latched));
         }
         let mut ops = &batch.ops[..];
         while let Some(op) = ops.first() {
             let run = contiguous(ops);
             let result = if run > 1 { self.write_run(&ops[..run]) } else { self.run(op) };
-            ops = &ops[run.max(1)..];
-            match result {
-                Ok(()) => {}
-                Err(error @ DiskError::NoSpace { .. }) => return Err(error),
-                Err(error) => {
+            if let Err(error) = result {
+                if !matches!(error, DiskError::NoSpace { .. }) {
                     self.root.latched.store(true, Ordering::Release);
-                    return Err(error);
                 }
+                return (batch.ops.len() - ops.len(), Err(error));
             }
+            ops = &ops[run.max(1)..];
         }
-        Ok(())
+        (batch.ops.len(), Ok(()))
     }
 
     /// Writes that continue each other, with one system call.
@@ -532,7 +531,7 @@ mod tests {
         disk.execute(&DiskOp::Create { file: name("a") }).unwrap();
         let ops = (0..600).map(|n| write("a", 3 * n, if n % 2 == 0 { b"one" } else { b"two" }));
         let batch = DiskBatch { id: BatchId(1), queue: DiskQueue::Bulk, ops: ops.collect() };
-        disk.writer.run_batch(&batch).unwrap();
+        assert_eq!(disk.writer.run_batch(&batch), (600, Ok(())));
         assert_eq!(
             &disk.read_at(&name("a"), 0, 2000).unwrap()[..],
             "onetwo".repeat(300).as_bytes()
@@ -561,7 +560,7 @@ mod tests {
             DiskOp::SyncDir { dir: name("member") },
         ];
         disk.submit(DiskBatch { id: BatchId(7), queue: DiskQueue::Bulk, ops });
-        assert_eq!(wait(&disk), Completion { id: BatchId(7), result: Ok(()) });
+        assert_eq!(wait(&disk), Completion { id: BatchId(7), ran: 6, result: Ok(()) });
         let reader = disk.reader();
         assert_eq!(reader.read_at(&name("member/b"), 0, 100).unwrap(), &b"abxyz"[..]);
         assert_eq!(reader.len(&file), Ok(None));

@@ -106,12 +106,14 @@ pub struct DiskBatch {
     pub ops: Vec<DiskOp>,
 }
 
-/// The end of a batch. On `Err` some prefix of its operations may have taken place, and the batches that were queued
-/// behind it in its queue fail with it: they were built upon it. After `NoSpace` all of them may be submitted again,
-/// unchanged and in order.
+/// The end of a batch. On `Err` the first `ran` of its operations have taken place, the next one perhaps in part, and the
+/// batches that were queued behind it in its queue fail with it: they were built upon it. After `NoSpace` the operations that did
+/// not run may be submitted again, in order, and only those: a rename happens once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
     pub id: BatchId,
+    /// Operations that have taken place.
+    pub ran: usize,
     pub result: Result<(), DiskError>,
 }
 

@@ -166,6 +166,11 @@ impl MemDisk {
         self.state().capacity = capacity;
     }
 
+    /// Whether there is such a bound.
+    pub fn is_limited(&self) -> bool {
+        self.state().capacity.is_some()
+    }
+
     /// Summed length of all files.
     pub fn used_bytes(&self) -> u64 {
         self.state().tree.used
@@ -264,13 +269,15 @@ impl State {
             Ok(()) if !last => {}
             Ok(()) => {
                 let first = self.queues[queue as usize].pop_front().expect("it was there");
-                self.done.push_back(Completion { id: first.batch.id, result: Ok(()) });
+                let (id, ran) = (first.batch.id, first.batch.ops.len());
+                self.done.push_back(Completion { id, ran, result: Ok(()) });
             }
             Err(error) => {
                 // What stands behind was built upon this batch.
                 for waiting in std::mem::take(&mut self.queues[queue as usize]) {
-                    let result = Err(error.clone());
-                    self.done.push_back(Completion { id: waiting.batch.id, result });
+                    let (id, result) = (waiting.batch.id, Err(error.clone()));
+                    let ran = waiting.ran.saturating_sub(1);
+                    self.done.push_back(Completion { id, ran, result });
                 }
             }
         }
@@ -458,11 +465,11 @@ mod tests {
         };
         disk.submit(batch(1, &ops));
         let full = Err(DiskError::NoSpace { file: name("f") });
-        assert_eq!(disk.poll(), Some(Completion { id: BatchId(1), result: full }));
+        assert_eq!(disk.poll(), Some(Completion { id: BatchId(1), ran: 1, result: full }));
         assert_eq!(disk.used_bytes(), 4);
         disk.limit_bytes(None);
         disk.submit(batch(2, &ops));
-        assert_eq!(disk.poll(), Some(Completion { id: BatchId(2), result: Ok(()) }));
+        assert_eq!(disk.poll(), Some(Completion { id: BatchId(2), ran: 2, result: Ok(()) }));
         assert_eq!(&disk.read_at(&name("f"), 0, 9).unwrap()[..], b"123456");
     }
 

@@ -1,0 +1,71 @@
+//! Disks that do not keep what was written, and what an operator does about a member that noticed.
+//!
+//! One in a run, of at least three voters: the others have everything that was acknowledged. Only what lies still is flipped.
+//! The end of a WAL cannot be told from a write that the power failure tore, so that a flip there takes away what was
+//! acknowledged, and nobody can notice.
+
+use bytes::Bytes;
+use norn_node::Method;
+use norn_proto::etcdserverpb as pb;
+use norn_storage::{DiskRead, FileName};
+use prost::Message as _;
+
+use super::{CallFor, Event, World};
+use crate::rng::Rng;
+
+/// Until the operator tries again to have a member removed.
+const REPLACE_AGAIN_US: u64 = 1_000_000;
+const VOTERS_MIN: usize = 3;
+
+impl World {
+    pub(super) fn rot(&mut self, node: usize, draw: u64, down_us: u64) {
+        let voters = self.counted().filter(|(_, votes)| *votes).count();
+        let is_first = !self.members.iter().any(|member| member.is_rotten);
+        if voters < VOTERS_MIN || !is_first || self.members[node].host.is_none() {
+            return;
+        }
+        self.crash(node, true, down_us);
+        let (mut rng, disk) = (Rng::new(draw), &self.members[node].disk);
+        let mut files: Vec<FileName> = Vec::new();
+        for dir in ["member/wal", "member/snap", "member/rev"] {
+            let mut names = disk.list(&FileName::new(dir)).unwrap_or_default();
+            names.retain(|name| !name.contains("tmp"));
+            if dir == "member/wal" {
+                names.pop();
+            }
+            files.extend(names.iter().map(|name| FileName::new(format!("{dir}/{name}"))));
+        }
+        if files.is_empty() {
+            return;
+        }
+        let file = rng.pick(&files).clone();
+        let len = disk.len(&file).ok().flatten().unwrap_or(0);
+        if len == 0 {
+            return;
+        }
+        let (offset, bit) = (rng.below(len), rng.below(8) as u8);
+        disk.inner.flip_bit(&file, offset, bit);
+        self.members[node].is_rotten = true;
+        self.counts.flipped_bits += 1;
+        self.trace.note(self.now, "flip", node as u64, offset, || format!("{file} bit {bit}"));
+    }
+
+    /// A member whose disk is not what it was is removed, and a new one is added, as the error of such a member advises.
+    pub(super) fn replace(&mut self, node: usize) {
+        if !self.members[node].is_member {
+            return;
+        }
+        let id = self.members[node].id;
+        let running = (0..self.members.len()).find(|other| self.members[*other].host.is_some());
+        if let Some(at) = self.leader().or(running) {
+            let remove = pb::MemberRemoveRequest { id }.encode_to_vec();
+            self.call(at, CallFor::Change, Method::MemberRemove, Bytes::from(remove));
+            if !self.members[node].is_replaced {
+                self.members[node].is_replaced = true;
+                let add = self.new_machine(false).encode_to_vec();
+                self.call(at, CallFor::Change, Method::MemberAdd, Bytes::from(add));
+            }
+        }
+        self.after(REPLACE_AGAIN_US, Event::Replace { node });
+    }
+}
