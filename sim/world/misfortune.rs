@@ -107,6 +107,8 @@ impl World {
             let is_call = |input: &mut Input| matches!(input, Input::Call { .. });
             let calls = inputs.extract_if(.., is_call).collect();
             self.turns(node, calls);
+            // (And what members sent, one by one.)
+            return inputs.into_iter().for_each(|input| self.turn(node, input));
         }
         self.turns(node, inputs);
     }
