@@ -1,19 +1,21 @@
 //! The command line.
 
+use crate::mutants;
 use crate::options::{BUGS, Bug, Profile};
 
 pub const USAGE: &str = "\
 usage: norn-sim run --seed N            one seed, with its options and its counts
        norn-sim sweep --seeds A..B      many
        norn-sim bugs [--file FILE]      seeds that once failed (sim/seeds.txt)
-       norn-sim planted                 mistakes put in by hand, which the cluster tier must find
+       norn-sim mutants                 mistakes put in by hand, which must be found
 
   --tier core|cluster         nodes in one thread (default), or whole servers under madsim
   --profile swarm|calm|storm  a draw of faults (default), none, or all
   --trace FILE                every event as a line (of the last seed)
   --jobs N  --keep-going  --quiet
   --bug NAME                  (core tier) a mistake of the harness: must fail
-  --plant NAME                (cluster tier) a mistake in the server: must fail
+  --plant NAME                a mistake in the server (src/planted): must fail
+  mutants: --bug NAME (one of src/planted)  --starts N (5)  --budget-s N (CPU seconds per start, 300)
 
 Without a word in front, --seed means run, and everything else sweep or bugs.
 Exit status: 0 passed, 2 safety, 3 liveness, 4 panic, 5 not deterministic, 6 the simulator itself.";
@@ -37,7 +39,9 @@ pub enum Command {
     Run,
     Sweep,
     Bugs,
-    Planted,
+    Mutants,
+    /// One start of it, for the program itself.
+    Hunt,
 }
 
 pub struct Args {
@@ -50,6 +54,9 @@ pub struct Args {
     pub jobs: usize,
     pub keeps_going: bool,
     pub is_quiet: bool,
+    /// Of the exam: how often each bug is hunted, and for how long at most.
+    pub starts: usize,
+    pub budget_s: u64,
 }
 
 pub fn profile(name: &str) -> Option<Profile> {
@@ -61,6 +68,10 @@ pub fn profile(name: &str) -> Option<Profile> {
     })
 }
 
+fn planted(name: String) -> Result<String, String> {
+    mutants::planted(&name).map(|_| name)
+}
+
 /// # Errors
 /// What is wrong with it.
 pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
@@ -69,7 +80,8 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
         Some("run") => Some(Command::Run),
         Some("sweep") => Some(Command::Sweep),
         Some("bugs") => Some(Command::Bugs),
-        Some("planted") => Some(Command::Planted),
+        Some("mutants") => Some(Command::Mutants),
+        Some("hunt") => Some(Command::Hunt),
         _ => None,
     };
     if command.is_some() {
@@ -86,6 +98,8 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
         jobs: 1,
         keeps_going: false,
         is_quiet: false,
+        starts: 5,
+        budget_s: 300,
     };
     let number = |text: &str| text.parse::<u64>().map_err(|e| format!("{text}: {e}"));
     while let Some(flag) = args.next() {
@@ -115,12 +129,15 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
                 let name = value()?;
                 parsed.profile = profile(&name).ok_or(format!("no profile {name}"))?;
             }
+            "--bug" if command == Some(Command::Mutants) => parsed.plant = Some(planted(value()?)?),
             "--bug" => {
                 let name = value()?;
                 let found = BUGS.iter().find(|(n, _)| *n == name);
                 parsed.bug = Some(found.ok_or(format!("no bug {name}"))?.1);
             }
-            "--plant" => parsed.plant = Some(value()?),
+            "--plant" => parsed.plant = Some(planted(value()?)?),
+            "--starts" => parsed.starts = number(&value()?)?.max(1) as usize,
+            "--budget-s" => parsed.budget_s = number(&value()?)?,
             "--trace" => parsed.trace = Some(value()?),
             "--jobs" => parsed.jobs = number(&value()?)?.max(1) as usize,
             "--keep-going" => parsed.keeps_going = true,
@@ -129,7 +146,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
         }
     }
     parsed.cases = match parsed.command {
-        Command::Planted => Vec::new(),
+        Command::Mutants => Vec::new(),
         Command::Bugs => {
             let file = file.unwrap_or_else(|| "sim/seeds.txt".to_owned());
             let text = std::fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
@@ -139,7 +156,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
         Command::Run if seeds.as_ref().is_none_or(|seeds| seeds.len() != 1) => {
             return Err("run wants --seed N".to_owned());
         }
-        Command::Run | Command::Sweep => {
+        Command::Run | Command::Sweep | Command::Hunt => {
             let (tier, profile) = (tier.unwrap_or(Tier::Core), parsed.profile);
             let seeds = seeds.unwrap_or_else(|| (0..100).collect());
             seeds.into_iter().map(|seed| Case { tier, profile, seed }).collect()

@@ -34,6 +34,22 @@ pub enum Fault {
     Transfer {
         node: usize,
     },
+    /// Whoever is elected next, shortly afterwards.
+    AtElection {
+        act: Act,
+        after_us: u64,
+        for_us: u64,
+    },
+    /// This member, and no other.
+    Upon {
+        node: usize,
+        act: Act,
+        for_us: u64,
+    },
+    /// The leader stands still, for longer than an election takes.
+    PauseLeader {
+        for_us: u64,
+    },
     /// Power is lost, and a bit of what lay on the disk is another one afterwards.
     Rot {
         node: usize,
@@ -46,6 +62,37 @@ pub enum Fault {
         room_bytes: u64,
         for_us: u64,
     },
+}
+
+/// What befalls a new leader.
+#[derive(Clone, Copy, Debug)]
+pub enum Act {
+    Crash,
+    Pause,
+    Isolate(Way),
+}
+
+/// What does not get through any more.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    Both,
+    /// What it sends.
+    Out,
+    /// What it is sent.
+    In,
+}
+
+impl Way {
+    /// The links between a member and all others that this cuts.
+    pub fn links(self, node: usize, machines: usize) -> Vec<(usize, usize)> {
+        let others = (0..machines).filter(|other| *other != node);
+        let links = others.flat_map(|other| match self {
+            Way::Both => vec![(node, other), (other, node)],
+            Way::Out => vec![(node, other)],
+            Way::In => vec![(other, node)],
+        });
+        links.collect()
+    }
 }
 
 pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
@@ -90,6 +137,21 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
     });
     every(options.transfer_every_us, rng, &mut |rng| Fault::Transfer {
         node: rng.below(nodes) as usize,
+    });
+    let election_us = options.election_us();
+    every(options.election_fault_every_us, rng, &mut |rng| Fault::AtElection {
+        act: *rng.pick(&[
+            Act::Crash,
+            Act::Pause,
+            Act::Isolate(Way::Both),
+            Act::Isolate(Way::Out),
+            Act::Isolate(Way::In),
+        ]),
+        after_us: rng.below(3 * (options.latency_us + options.disk_us)),
+        for_us: rng.between(election_us / 2, election_us * 4),
+    });
+    every(options.leader_pause_every_us, rng, &mut |rng| Fault::PauseLeader {
+        for_us: rng.between(election_us, election_us * 5),
     });
     every(options.full_every_us, rng, &mut |rng| Fault::Full {
         node: rng.below(nodes) as usize,

@@ -1,5 +1,5 @@
-//! The cluster tier from the outside: its program is built with `--cfg madsim`, beside everything else, and gets a process
-//! for every seed.
+//! Programs that need flags of their own, built beside everything else: the cluster tier (`--cfg madsim`), which gets a
+//! process for every seed, and either tier with planted bugs (`--cfg norn_planted`).
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -8,6 +8,9 @@ use crate::options::Profile;
 use crate::report::{Exit, Stats};
 
 const PROGRAM: &str = "norn-sim-cluster";
+const CORE: &str = "norn-sim";
+/// Where it is built with planted bugs.
+const PLANTED_DIR: &str = "planted";
 
 /// The program, built.
 pub struct Launcher {
@@ -38,31 +41,11 @@ impl Launcher {
     /// # Errors
     /// What cargo or the system refused.
     pub fn build(plants: bool) -> Result<Launcher, String> {
-        let own = std::env::current_exe().map_err(|error| error.to_string())?;
-        let target = own.parent().and_then(|dir| dir.parent()).ok_or("no target directory")?;
-        let target = target.join(if plants { "madsim-planted" } else { "madsim" });
-        let mut flags = "--cfg madsim".to_owned();
-        if plants {
-            flags += " --cfg norn_planted";
-        }
-        eprintln!("building the cluster tier (RUSTFLAGS=\"{flags}\")");
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-        let status = Command::new(cargo)
-            .args(["build", "--quiet", "--profile", "sim", "--bin", PROGRAM])
-            .args(["--manifest-path", manifest])
-            .arg("--target-dir")
-            .arg(&target)
-            // (This one wins over RUSTFLAGS: a caller's own would build something else, and find nothing.)
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env("RUSTFLAGS", flags)
-            .stdout(Stdio::null())
-            .status()
-            .map_err(|error| format!("cargo: {error}"))?;
-        if !status.success() {
-            return Err(format!("building the cluster tier: {status}"));
-        }
-        Ok(Launcher { program: target.join("sim").join(PROGRAM) })
+        let (dir, flags) = match plants {
+            true => ("madsim-planted", "--cfg madsim --cfg norn_planted"),
+            false => ("madsim", "--cfg madsim"),
+        };
+        Ok(Launcher { program: build(PROGRAM, dir, flags)? })
     }
 
     /// # Errors
@@ -100,4 +83,53 @@ impl Launcher {
         let exit = output.status.code().map_or(Exit::Harness, Exit::of);
         Ok(Ran { exit, stats, text })
     }
+}
+
+/// Builds the core tier with the mistakes that can be turned on.
+///
+/// # Errors
+/// What cargo or the system refused.
+pub fn planted_core() -> Result<PathBuf, String> {
+    build(CORE, PLANTED_DIR, "--cfg norn_planted")
+}
+
+/// Does the same again in a build with the mistakes that can be turned on.
+///
+/// # Errors
+/// It could not be built or run.
+pub fn again_planted() -> Result<Exit, String> {
+    let status = Command::new(planted_core()?)
+        .args(std::env::args_os().skip(1))
+        .status()
+        .map_err(|error| format!("{CORE}: {error}"))?;
+    Ok(status.code().map_or(Exit::Harness, Exit::of))
+}
+
+/// Builds a program with flags of its own, in a directory beside the others.
+fn build(program: &str, dir: &str, flags: &str) -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut target = own.parent().and_then(|dir| dir.parent()).ok_or("no target directory")?;
+    // (This may be one of those builds itself.)
+    if target.ends_with(PLANTED_DIR) {
+        target = target.parent().ok_or("no target directory")?;
+    }
+    let target = target.join(dir);
+    eprintln!("building {program} (RUSTFLAGS=\"{flags}\")");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--profile", "sim", "--bin", program])
+        .args(["--manifest-path", manifest])
+        .arg("--target-dir")
+        .arg(&target)
+        // (This one wins over RUSTFLAGS: a caller's own would build something else, and find nothing.)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", flags)
+        .stdout(Stdio::null())
+        .status()
+        .map_err(|error| format!("cargo: {error}"))?;
+    if !status.success() {
+        return Err(format!("building {program}: {status}"));
+    }
+    Ok(target.join("sim").join(program))
 }

@@ -19,6 +19,7 @@ pub mod history;
 pub mod launch;
 mod member;
 pub mod model;
+pub mod mutants;
 mod network;
 pub mod options;
 mod panics;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use norn_sim::args::{self, Args, Case, Command, Tier, USAGE};
-use norn_sim::launch::{Launcher, Order, Ran};
+use norn_sim::launch::{self, Launcher, Order, Ran};
+use norn_sim::mutants;
 use norn_sim::report::{self, Exit, Stats};
 use norn_sim::{Options, Report, run};
 
@@ -16,8 +17,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Of the cluster tier's seeds, one in so many runs twice: the same seed must be the same run.
 const TWICE_EVERY: usize = 10;
-/// Seeds for each planted mistake.
-const PLANTED_SEEDS: u64 = 100;
 
 fn main() -> ExitCode {
     let args = match args::parse(std::env::args().skip(1)) {
@@ -28,8 +27,9 @@ fn main() -> ExitCode {
         }
     };
     let done = match args.command {
-        Command::Planted => planted(&args),
-        _ => all(&args),
+        Command::Mutants => mutants::exam(&args),
+        Command::Hunt => mutants::hunt(&args),
+        _ => all_planted(&args),
     };
     match done {
         Ok(exit) => exit.into(),
@@ -47,6 +47,19 @@ fn commit() -> String {
         .output();
     let text = asked.ok().filter(|out| out.status.success()).map(|out| out.stdout);
     text.map_or("unknown".into(), |text| String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// Runs every case, with the planted bug on, if one is asked for.
+fn all_planted(args: &Args) -> Result<Exit, String> {
+    if let Some(name) = &args.plant
+        && args.cases.iter().any(|case| case.tier == Tier::Core)
+    {
+        if !norn_planted::is_switchable() {
+            return launch::again_planted();
+        }
+        norn_planted::only(Some(mutants::planted(name)?));
+    }
+    all(args)
 }
 
 /// Runs every case, on several threads.
@@ -152,10 +165,13 @@ fn one(
     }
     if ran.exit != Exit::Pass {
         let replay = Options::draw(case.seed, case.profile, None).replay();
-        let plant = args.plant.as_ref().map_or(String::new(), |name| format!(" --plant {name}"));
-        ran.text += &format!("replay: {replay} --tier cluster{plant}\n");
+        ran.text += &format!("replay: {replay} --tier cluster{}\n", plant_flag(args));
     }
     Ok(ran)
+}
+
+fn plant_flag(args: &Args) -> String {
+    args.plant.as_ref().map_or(String::new(), |name| format!(" --plant {name}"))
 }
 
 /// What the core tier found, in the words of both.
@@ -193,7 +209,7 @@ fn core(args: &Args, report: &Report) -> Ran {
         exit = report::exit_of(failure);
         text += &format!("FAILED seed {seed}: {}\n", failure.promise);
         text += &format!("{:?}\n{}\n", report.options, report::shorten(&failure.detail));
-        text += &format!("replay: {}\n", report.options.replay());
+        text += &format!("replay: {}{}\n", report.options.replay(), plant_flag(args));
     }
     let stats = Stats {
         hash: report.trace_hash,
@@ -214,45 +230,4 @@ fn show(args: &Args, case: Case, ran: &Ran) {
     if args.command == Command::Bugs && ran.exit != Exit::Pass {
         println!("(seed {} of {:?} had failed before)", case.seed, case.tier);
     }
-}
-
-/// Turns on one mistake after the other, and counts seeds until it is noticed.
-fn planted(args: &Args) -> Result<Exit, String> {
-    let launcher = Launcher::build(true)?;
-    println!("commit {}, {PLANTED_SEEDS} storms at most for each", commit());
-    let bugs = norn_planted::Bug::ALL;
-    let mut caught = 0;
-    for bug in bugs {
-        let mut cpu_us = 0;
-        let mut found = None;
-        for seed in 0..PLANTED_SEEDS {
-            let profile = norn_sim::Profile::Storm;
-            let plant = Some(bug.name());
-            let ran = launcher.run(Order { seed, profile, plant, ..Order::default() })?;
-            cpu_us += ran.stats.cpu_us;
-            if ran.exit != Exit::Pass {
-                let promise = ran.text.lines().find_map(|line| {
-                    line.split_once(": ").filter(|(head, _)| head.starts_with("FAILED"))
-                });
-                found =
-                    Some((seed, promise.map_or(String::new(), |(_, promise)| promise.to_owned())));
-                break;
-            }
-        }
-        let cpu = cpu_us as f64 / 1e6;
-        match found {
-            Some((seed, promise)) => {
-                caught += 1;
-                println!("{:16} seed {seed:3} after {cpu:5.1} CPU s: {promise}", bug.name());
-            }
-            None => {
-                println!("{:16} NOT FOUND in {PLANTED_SEEDS} seeds, {cpu:.1} CPU s", bug.name());
-            }
-        }
-        if !args.is_quiet {
-            println!("{:16} ({})", "", bug.cause());
-        }
-    }
-    println!("caught {caught} of {}", bugs.len());
-    Ok(if caught == bugs.len() { Exit::Pass } else { Exit::Harness })
 }

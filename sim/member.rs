@@ -32,6 +32,8 @@ pub struct Member {
     /// Inputs that wait while the process stands still.
     pub inbox: Vec<Input>,
     pub paused_until: u64,
+    /// When it goes on, calls come before everything else.
+    pub calls_first: bool,
     /// A bit of its disk was flipped: it may refuse to open, and stop, and is replaced then. It must not tell what is not so.
     pub is_rotten: bool,
     pub is_replaced: bool,

@@ -15,6 +15,8 @@ pub struct Network {
     loss_permille: u64,
     duplicate_permille: u64,
     tail_permille: u64,
+    late_reply_permille: u64,
+    election_us: u64,
     duplicates_proposals: bool,
 }
 
@@ -27,6 +29,8 @@ impl Network {
             loss_permille: options.loss_permille,
             duplicate_permille: options.duplicate_permille,
             tail_permille: options.tail_permille,
+            late_reply_permille: options.late_reply_permille,
+            election_us: options.election_us(),
             duplicates_proposals: options.bug == Some(crate::options::Bug::ProposalTwice),
         }
     }
@@ -50,6 +54,7 @@ impl Network {
         self.loss_permille = 0;
         self.duplicate_permille = 0;
         self.tail_permille = 0;
+        self.late_reply_permille = 0;
     }
 
     /// After how long each copy of the message arrives; none: lost.
@@ -62,6 +67,15 @@ impl Network {
         let is_proposal = message.kind == MessageKind::Prop;
         if self.rng.permille(self.duplicate_permille) && !is_proposal {
             delays.push(self.rng.between(0, 2_000_000));
+        }
+        if self.late_reply_permille > 0
+            && message.kind.is_response()
+            && self.rng.permille(self.late_reply_permille)
+        {
+            // (Later ones keep a leader up that nobody follows any more, and what it says of leases is not proved.)
+            let is_vote = matches!(message.kind, MessageKind::VoteResp | MessageKind::PreVoteResp);
+            let late_us = if is_vote { 2_000_000 } else { self.election_us / 2 };
+            delays.push(self.rng.between(0, late_us));
         }
         if is_proposal && self.duplicates_proposals {
             delays.push(self.delay());

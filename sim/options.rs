@@ -104,6 +104,22 @@ pub struct Options {
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
+
+    /// Mean time between two faults that wait for an election, and two pauses of a leader.
+    pub election_fault_every_us: u64,
+    pub leader_pause_every_us: u64,
+    /// A received snapshot is followed by a crash.
+    pub snapshot_crash_permille: u64,
+    /// Answers of members arrive again, late.
+    pub late_reply_permille: u64,
+    /// Of a message between members: small ones carry an entry each.
+    pub message_bytes: u64,
+    /// The answer to a snapshot is lost: it is taken, and counts as not sent.
+    pub lost_answer_permille: u64,
+    /// What small numbers make common: logs that end before what a follower needs, watchers that fall behind.
+    pub memory_entries: u64,
+    pub watch_responses: usize,
+    pub watch_revisions: usize,
 }
 
 impl Options {
@@ -188,11 +204,39 @@ impl Options {
             strict_reconfig: false,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
+            election_fault_every_us: 0,
+            leader_pause_every_us: 0,
+            snapshot_crash_permille: 0,
+            late_reply_permille: 0,
+            message_bytes: 0,
+            lost_answer_permille: 0,
+            memory_entries: 0,
+            watch_responses: 0,
+            watch_revisions: 0,
         };
+        options.draw_windows(&mut Rng::new(seed ^ 0x5769_6e64_6f77));
         options.draw_members(&mut Rng::new(seed ^ 0x4f70_6572_6174));
         options.draw_room(&mut Rng::new(seed ^ 0x0052_6f6f_6d73));
         options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
         options
+    }
+
+    /// Faults that wait for their moment. (From a source of their own, too.)
+    fn draw_windows(&mut self, r: &mut Rng) {
+        let (calm, storm) = (self.profile == Profile::Calm, self.profile == Profile::Storm);
+        let mut fault = |low: u64, high: u64, permille: u64| {
+            let (value, on) = (r.between(low, high), r.permille(permille));
+            if !calm && (on || storm) { value } else { 0 }
+        };
+        self.election_fault_every_us = fault(300_000, 4_000_000, 250);
+        self.leader_pause_every_us = fault(500_000, 4_000_000, 250);
+        self.snapshot_crash_permille = fault(50, 500, 250);
+        self.late_reply_permille = fault(10, 600, 250);
+        self.lost_answer_permille = fault(50, 500, 250);
+        self.message_bytes = *r.pick(&[1 << 20, 1 << 20, 1 << 20, 200, 1]);
+        self.memory_entries = *r.pick(&[100, 100, 20, 5]);
+        self.watch_responses = *r.pick(&[128, 128, 4, 1]) as usize;
+        self.watch_revisions = *r.pick(&[1000, 1000, 10, 1]) as usize;
     }
 
     fn draw_members(&mut self, rng: &mut Rng) {
@@ -227,6 +271,11 @@ impl Options {
         for weight in &mut self.stories[1..] {
             *weight = if rng.permille(400) { rng.between(1, 12) } else { 0 };
         }
+    }
+
+    /// The shortest time after which a member that hears of no leader looks for another one.
+    pub fn election_us(&self) -> u64 {
+        self.tick_ms * 1000 * u64::from(self.election_ticks)
     }
 
     /// The line that runs this again.

@@ -1,6 +1,7 @@
 //! Oracles, one file per promise.
 
 pub mod convergence;
+pub mod disks;
 pub mod durability;
 pub mod hash;
 pub mod lease;

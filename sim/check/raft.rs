@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use norn_node::{Node, Reader};
 use norn_raft::{Entry, Index};
 
+use crate::check::disks::Disks;
 use crate::history::{Failure, Verdict};
 use crate::model::Model;
 
@@ -16,6 +17,7 @@ pub struct RaftCheck {
     log: BTreeMap<u64, Entry>,
     /// Per member: term, commit, applied of this incarnation.
     last: BTreeMap<u64, (u64, u64, u64)>,
+    disks: Disks,
     pub model: Model,
     /// The first applied entry that no member could show: from there on there is no model.
     pub lost_at: Option<u64>,
@@ -31,11 +33,15 @@ impl RaftCheck {
 
     pub fn restarted(&mut self, id: u64) {
         self.last.remove(&id);
+        self.disks.restarted(id);
     }
 
     /// The same, by where it lives.
     pub fn host_restarted(&mut self, host: usize) {
         self.last.retain(|id, _| self.hosts.get(id) != Some(&host));
+        for (id, _) in self.hosts.iter().filter(|(_, lives)| **lives == host) {
+            self.disks.restarted(*id);
+        }
     }
 
     pub fn leader_count(&self) -> usize {
@@ -55,6 +61,7 @@ impl RaftCheck {
     pub fn observe<R: Reader>(&mut self, node: &Node<R>) -> Verdict {
         let (id, raft) = (node.id(), node.raft());
         let term = raft.term().0;
+        let is_elected = raft.is_leader() && !self.leaders.contains_key(&term);
         if raft.is_leader() {
             let first = *self.leaders.entry(term).or_insert(id);
             if first != id {
@@ -68,6 +75,7 @@ impl RaftCheck {
             let detail = format!("{id:x}: (term, commit, applied) {before:?} then {now:?}");
             return Err(Failure::new("Term, commit and applied never fall.", detail));
         }
+        self.disks.observe(node, is_elected)?;
         for index in before.2 + 1..=now.2 {
             self.compare_entry(node, index)?;
         }

@@ -15,6 +15,9 @@ pub struct Span {
     pub key: Option<Bytes>,
     /// First revision wanted; 0: what comes after the creation.
     pub start: i64,
+    /// It asked for no puts, or no deletions.
+    pub no_put: bool,
+    pub no_delete: bool,
     pub responses: Vec<WatchResponse>,
 }
 
@@ -32,6 +35,11 @@ impl Span {
             }
         }
         next
+    }
+
+    fn wants(&self, kv: &KeyValue) -> bool {
+        let is_filtered = if kv.version > 0 { self.no_put } else { self.no_delete };
+        !is_filtered && self.key.as_ref().is_none_or(|key| *key == kv.key)
     }
 
     pub fn is_over(&self) -> bool {
@@ -56,15 +64,38 @@ pub fn check(span: &Span, model: &Model, until: Option<i64>) -> Verdict {
         .events
         .range(start..)
         .flat_map(|(_, events)| events)
-        .filter(|kv| span.key.as_ref().is_none_or(|key| *key == kv.key))
+        .filter(|kv| span.wants(kv))
         .peekable();
     let mut last = start - 1;
+    let mut shown = 0;
     for (at, r) in span.responses.iter().enumerate() {
+        // (What cancels has no revision.)
+        let now = if r.canceled { shown } else { header(r) };
+        if now < shown || now > model.revision {
+            let what = format!("revision {now} after {shown}; the log ends at {}", model.revision);
+            return Err(broken(
+                "A watcher's revision never goes back, and was there.",
+                span,
+                at,
+                what,
+            ));
+        }
+        shown = now;
         if r.created {
             continue;
         }
+        if r.events.is_empty() && !r.canceled && now < last.max(start - 1) {
+            let what = format!("progress at {now}, told up to {last}, wanted from {start}");
+            return Err(broken(
+                "Progress is not behind what was told or asked for.",
+                span,
+                at,
+                what,
+            ));
+        }
         if r.canceled {
-            if r.compact_revision <= last.max(start) && r.compact_revision > 0 {
+            let is_compacted = r.compact_revision <= model.compacted;
+            if (r.compact_revision <= last + 1 || !is_compacted) && r.compact_revision > 0 {
                 let what = format!("cancelled as compacted at {}", r.compact_revision);
                 return Err(broken(
                     "Only what was compacted is lost to a watcher.",
@@ -95,12 +126,11 @@ pub fn check(span: &Span, model: &Model, until: Option<i64>) -> Verdict {
                     what,
                 ));
             }
-            if let Some(prev) = &event.prev_kv {
-                let before = model.get_at(&got.key, got.mod_revision - 1);
-                if before.as_ref() != Some(prev) {
-                    let what = format!("{prev:?}, the log says {before:?}");
-                    return Err(broken("A previous value is what was there.", span, at, what));
-                }
+            let before = model.get_at(&got.key, got.mod_revision - 1);
+            let may_miss = before.is_none() || got.mod_revision <= model.compacted;
+            if event.prev_kv != before && !(event.prev_kv.is_none() && may_miss) {
+                let what = format!("{:?}, the log says {before:?}", event.prev_kv);
+                return Err(broken("A previous value is what was there.", span, at, what));
             }
             last = got.mod_revision;
         }

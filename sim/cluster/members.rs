@@ -13,7 +13,7 @@ use norn_server::serve::{self, End};
 
 use super::fault::Strike;
 use super::state::{Event, State, state};
-use crate::fault::Fault;
+use crate::fault::{Act, Fault};
 use crate::history::Failure;
 use crate::member::CrashPoint;
 use crate::network::Network;
@@ -206,6 +206,16 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 member.is_lossy = true;
             }
         }
+        Fault::PauseLeader { for_us } => upon_leader(state, rng, Act::Pause, for_us),
+        Fault::AtElection { act, for_us, .. } => upon_leader(state, rng, act, for_us),
+        Fault::Upon { node, act, for_us } => match act {
+            Act::Pause => shared(state, rng, Fault::Pause { node, for_us }),
+            Act::Crash if world::is_running(node) => {
+                crash(state, rng, node, Death::Power, for_us);
+            }
+            Act::Crash => {}
+            Act::Isolate(way) => cut(state, way.links(node, state.options.nodes), for_us),
+        },
         // Asked to end, a leader hands over.
         Fault::Transfer { node } => {
             if world::is_running(node) {
@@ -213,6 +223,12 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 world::terminate(node);
             }
         }
+    }
+}
+
+fn upon_leader(state: &Rc<State>, rng: &mut Rng, act: Act, for_us: u64) {
+    if let Some(node) = state.leader() {
+        shared(state, rng, Fault::Upon { node, act, for_us });
     }
 }
 

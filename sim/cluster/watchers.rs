@@ -56,9 +56,10 @@ async fn watch(
         }
     };
     let mut stream = channel.stream(WATCH, None).await?;
-    stream.say(workload::watch(key.as_ref(), start, rng.permille(500)), false)?;
+    let span = Span { node, key, start, no_put: false, no_delete: false, responses: Vec::new() };
+    stream.say(workload::watch(&span, rng.permille(500)), false)?;
     let at = state.spans.borrow().len();
-    state.spans.borrow_mut().push(Span { node, key, start, responses: Vec::new() });
+    state.spans.borrow_mut().push(span);
     *last = Some(at);
     state.open.borrow_mut()[number] = Some(at);
     loop {

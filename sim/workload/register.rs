@@ -5,16 +5,19 @@ use bytes::Bytes;
 use super::{Pen, weighted};
 use crate::history::{Answer, Ask, Outcome};
 use crate::options::Options;
+use crate::rng::mix;
 
 pub struct Register {
     /// Last value read or written per key, for compare-and-put.
     seen: Vec<Option<Bytes>>,
     lease: Option<i64>,
+    /// The revision of its last deletion.
+    deleted_at: i64,
 }
 
 impl Register {
     pub fn new(options: &Options) -> Register {
-        Register { seen: vec![None; options.keys as usize], lease: None }
+        Register { seen: vec![None; options.keys as usize], lease: None, deleted_at: 0 }
     }
 
     pub(super) fn next(&mut self, pen: &mut Pen<'_>) -> Ask {
@@ -37,6 +40,10 @@ impl Register {
             5 => self.next_lease(Bytes::from(format!("l{number}")), value, pen),
             6 => {
                 let back = pen.rng.below(30).cast_signed();
+                // Where a deletion is, compaction has a choice to make.
+                if self.deleted_at > 0 && mix(pen.asked) % 2 == 0 {
+                    return Ask::Compact { revision: self.deleted_at };
+                }
                 Ask::Compact { revision: (pen.revision_seen - back).max(1) }
             }
             _ if pen.rng.permille(500) => Ask::Get { key, serializable: true },
@@ -62,12 +69,15 @@ impl Register {
     }
 
     pub fn learn(&mut self, ask: &Ask, outcome: &Outcome) {
-        let Outcome::Ok { answer, .. } = outcome else {
+        let Outcome::Ok { answer, revision } = outcome else {
             if matches!(outcome, Outcome::Refused(_)) {
                 self.lease = None;
             }
             return;
         };
+        if matches!((ask, answer), (Ask::Delete { .. }, Answer::Deleted(1))) {
+            self.deleted_at = *revision;
+        }
         let number = |key: &Bytes| -> usize {
             std::str::from_utf8(&key[1..]).expect("ours").parse().expect("ours")
         };

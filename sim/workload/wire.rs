@@ -5,6 +5,7 @@ use norn_node::{Error, Method};
 use norn_proto::etcdserverpb as pb;
 use prost::Message;
 
+use crate::check::watch::Span;
 use crate::history::{Answer, Ask, Outcome};
 
 pub fn put(key: &Bytes, value: &Bytes, lease: i64) -> pb::PutRequest {
@@ -34,14 +35,18 @@ pub fn txn(
     pb::TxnRequest { compare, success: ops(success), failure: ops(failure) }
 }
 
-/// Creates a watch of a key (or all) from a revision on.
-pub fn watch(key: Option<&Bytes>, start_revision: i64, progress_notify: bool) -> Bytes {
+/// Creates a watch.
+pub fn watch(span: &Span, progress_notify: bool) -> Bytes {
+    use pb::watch_create_request::FilterType;
     let all = Bytes::from_static(&[0]);
+    let filters =
+        [(span.no_put, FilterType::Noput), (span.no_delete, FilterType::Nodelete)].into_iter();
     let request = pb::WatchCreateRequest {
-        key: key.unwrap_or(&all).clone(),
-        range_end: if key.is_none() { all } else { Bytes::new() },
-        start_revision,
+        key: span.key.as_ref().unwrap_or(&all).clone(),
+        range_end: if span.key.is_none() { all } else { Bytes::new() },
+        start_revision: span.start,
         progress_notify,
+        filters: filters.filter(|(on, _)| *on).map(|(_, filter)| filter.into()).collect(),
         prev_kv: true,
         ..Default::default()
     };

@@ -14,6 +14,7 @@ impl World {
         let token = self.next_token;
         let waiting = match waiting {
             CallFor::Op(op) => Waiting::Op { op },
+            CallFor::Aside(op) => Waiting::Aside { op },
             CallFor::Hash => Waiting::Hash,
             CallFor::Content => Waiting::Content,
             CallFor::Probe => Waiting::Probe,
@@ -79,6 +80,11 @@ impl World {
                 let outcome = workload::outcome(&self.ops[op].ask, result);
                 self.answered(op, outcome);
             }
+            Waiting::Aside { op } => {
+                self.number += 1;
+                self.ops[op].outcome = workload::outcome(&self.ops[op].ask, result);
+                self.ops[op].returned = Some((self.now, self.number));
+            }
             Waiting::Hash => self.hashed(node, result),
             Waiting::Content => self.shown(node, result),
             Waiting::Probe => self.served[node] |= result.is_ok(),
@@ -102,5 +108,27 @@ impl World {
             think += SLOW_THINK_US;
         }
         self.after(think, Event::Client { client });
+    }
+
+    /// Somebody who belongs to no client renews a lease at a member that has just gone on, and may not know that it leads no more.
+    pub(super) fn renew_aside(&mut self, node: usize) {
+        let leases: Vec<i64> = self.raft.model.leases.keys().copied().collect();
+        if self.is_healed || leases.is_empty() || self.members[node].host.is_none() {
+            return;
+        }
+        let ask = Ask::KeepAlive { id: *self.rng.pick(&leases) };
+        let (method, body) = workload::encode(&ask);
+        let op = self.ops.len();
+        self.ops.push(Op {
+            client: self.clients.len(),
+            node,
+            incarnation: self.members[node].incarnation,
+            ask,
+            called: (self.now, self.number),
+            returned: None,
+            outcome: Outcome::Unknown,
+        });
+        self.number += 1;
+        self.call(node, CallFor::Aside(op), method, body);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use norn_node::{Config, Host, Input, Node, NodeEvent, Start};
+use norn_node::{Config, Host, Input, Node, NodeEvent, Start, WatchLimits};
 use norn_storage::{DiskRead, FileName};
 
 use super::{Event, QUEUES, Waiting, World};
@@ -103,6 +103,8 @@ impl World {
     pub fn crash(&mut self, node: usize, power: bool, down_us: u64) {
         let seed = self.rng.next();
         let member = &mut self.members[node];
+        // (A sync that fails while the process dies leaves a page cache that lies: the machine starts anew.)
+        let power = power || member.may_fail;
         if self.options.bug == Some(Bug::DiskForgotten) {
             member.disk = SimDisk::new(false);
         } else if power {
@@ -267,6 +269,9 @@ impl World {
             }
             NodeEvent::LeaderChanged { leader } => {
                 self.trace.note(self.now, "leader", node as u64, leader.0, String::new);
+                if leader.0 == self.members[node].id {
+                    self.elected(node);
+                }
             }
             NodeEvent::Serving => {}
             NodeEvent::MembersChanged => self.members_changed(node),
@@ -346,6 +351,12 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
     config.image_step_bytes = options.image_step_bytes;
     config.quota_bytes = options.quota_bytes.cast_signed();
     config.cache_bytes = options.cache_bytes;
+    config.message_bytes_max = options.message_bytes;
+    config.memory_entries = options.memory_entries;
+    config.watch_limits = WatchLimits {
+        responses_in_flight: options.watch_responses,
+        catch_up_revisions: options.watch_revisions,
+    };
     config.lease_checkpoint = options.lease_checkpoint;
     config.watch_progress_interval_ms = options.watch_progress_ms;
     let ppm = rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed();
@@ -367,6 +378,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
         disk_armed: [false; 2],
         inbox: Vec::new(),
         paused_until: 0,
+        calls_first: false,
         crash_in: None,
         boot_syncs: 0,
         may_fail: false,

@@ -5,7 +5,7 @@ use norn_proto::etcdserverpb as pb;
 use prost::Message as _;
 
 use super::{CallFor, Event, World};
-use crate::fault::Fault;
+use crate::fault::{Act, Fault};
 use crate::member::CrashPoint;
 use crate::network::Network;
 use crate::rng::Rng;
@@ -41,20 +41,9 @@ impl World {
                 let leader = self.leader();
                 let mut rng = Rng::new(draw);
                 let links = Network::draw_partition(&mut rng, self.members.len(), leader);
-                for (a, b) in &links {
-                    let id = self.members[*b].id;
-                    self.tell_later(*a, Input::PeerActive { id, active: false });
-                }
-                self.network.cut(links);
-                self.counts.partitions += 1;
-                self.partitions += 1;
-                self.after(for_us, Event::Mend { count: self.partitions });
+                self.cut(links, for_us);
             }
-            Fault::Pause { node, for_us } => {
-                let node = self.victim(node);
-                self.members[node].paused_until = self.now + for_us;
-                self.after(for_us, Event::Resume { node });
-            }
+            Fault::Pause { node, for_us } => self.pause(self.victim(node), for_us),
             Fault::FailSync { node, nth } => {
                 let node = self.victim(node);
                 if self.members[node].host.is_some() {
@@ -71,7 +60,68 @@ impl World {
                 self.after(for_us, Event::Room { node });
             }
             Fault::Transfer { node } => self.turn(self.victim(node), Input::TransferLeadership),
+            Fault::AtElection { act, after_us, for_us } => {
+                self.at_election = Some((act, after_us, for_us));
+            }
+            Fault::Upon { node, act, for_us } => match act {
+                Act::Pause => self.pause(node, for_us),
+                Act::Crash if self.members[node].host.is_some() => self.crash(node, true, for_us),
+                Act::Crash => {}
+                Act::Isolate(way) => self.cut(way.links(node, self.members.len()), for_us),
+            },
+            Fault::PauseLeader { for_us } => {
+                if let Some(node) = self.leader() {
+                    self.pause(node, for_us);
+                }
+            }
         }
+    }
+
+    /// A leader was elected: the moment that some faults wait for.
+    pub(super) fn elected(&mut self, node: usize) {
+        let Some((act, after_us, for_us)) = self.at_election.take() else { return };
+        if self.options.member_every_us > 0 {
+            // (What the leader before left unfinished may be a change, too.)
+            self.after(after_us / 2, Event::Change { node });
+        }
+        let fault = Fault::Upon { node, act, for_us };
+        self.after(after_us, Event::Fault { fault });
+    }
+
+    /// What comes in meanwhile waits. When it goes on, what clients asked may be read before what members sent: these are
+    /// different connections.
+    fn pause(&mut self, node: usize, for_us: u64) {
+        self.members[node].paused_until = self.now + for_us;
+        self.members[node].calls_first = for_us % 2 == 0;
+        self.after(for_us, Event::Resume { node });
+    }
+
+    pub(super) fn resume(&mut self, node: usize) {
+        let member = &mut self.members[node];
+        if member.paused_until > self.now {
+            return;
+        }
+        let mut inputs = std::mem::take(&mut member.inbox);
+        if std::mem::take(&mut member.calls_first) {
+            self.renew_aside(node);
+            let is_call = |input: &mut Input| matches!(input, Input::Call { .. });
+            let calls = inputs.extract_if(.., is_call).collect();
+            self.turns(node, calls);
+            // (And what members sent, one by one.)
+            return inputs.into_iter().for_each(|input| self.turn(node, input));
+        }
+        self.turns(node, inputs);
+    }
+
+    fn cut(&mut self, links: Vec<(usize, usize)>, for_us: u64) {
+        for (a, b) in &links {
+            let id = self.members[*b].id;
+            self.tell_later(*a, Input::PeerActive { id, active: false });
+        }
+        self.network.cut(links);
+        self.counts.partitions += 1;
+        self.partitions += 1;
+        self.after(for_us, Event::Mend { count: self.partitions });
     }
 
     /// The end of all faults: from here on the cluster has to recover.

@@ -22,7 +22,7 @@ use crate::check::lease::Times;
 use crate::check::raft::RaftCheck;
 use crate::check::watch::Span;
 use crate::fault;
-use crate::fault::Fault;
+use crate::fault::{Act, Fault};
 use crate::history::{Failure, Op};
 use crate::member::Member;
 use crate::network::Network;
@@ -47,6 +47,7 @@ enum Event {
     Fault { fault: Fault },
     Mend { count: u64 },
     Resume { node: usize },
+    Change { node: usize },
     Snapshot { number: u64, body: Bytes },
     Stored { number: u64, result: Result<(), DiskError> },
     Watch { watcher: usize },
@@ -60,7 +61,13 @@ enum Event {
 
 /// Who waits for a reply.
 enum Waiting {
-    Op { op: usize },
+    Op {
+        op: usize,
+    },
+    /// A question of no client.
+    Aside {
+        op: usize,
+    },
     Hash,
     Content,
     Probe,
@@ -108,6 +115,8 @@ pub struct World {
     membership: Membership,
     network: Network,
     partitions: u64,
+    /// What befalls the next leader: after how long, and for how long.
+    at_election: Option<(Act, u64, u64)>,
     clients: Vec<Client>,
     pub ops: Vec<Op>,
     next_token: u64,
@@ -149,6 +158,7 @@ impl World {
             membership: Membership::new(Rng::new(options.seed ^ 0x4d65_6d62_6572)),
             network,
             partitions: 0,
+            at_election: None,
             clients,
             ops: Vec::new(),
             next_token: 0,
@@ -244,13 +254,9 @@ impl World {
             Event::Fault { .. } => {}
             Event::Mend { count } if count == self.partitions => self.mend(),
             Event::Mend { .. } => {}
-            Event::Resume { node } => {
-                let member = &mut self.members[node];
-                if member.paused_until <= self.now {
-                    let inputs = std::mem::take(&mut member.inbox);
-                    self.turns(node, inputs);
-                }
-            }
+            Event::Resume { node } => self.resume(node),
+            Event::Change { node } if !self.is_healed => self.change_members(node),
+            Event::Change { .. } => {}
             Event::Snapshot { number, body } => self.snapshot_arrives(number, body),
             Event::Stored { number, result } => self.snapshot_stored(number, &result),
             Event::Watch { watcher } => self.open_watch(watcher),
@@ -270,6 +276,7 @@ impl World {
 #[derive(Clone, Copy, Debug)]
 pub enum CallFor {
     Op(usize),
+    Aside(usize),
     Hash,
     Content,
     Probe,

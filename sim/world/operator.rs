@@ -59,8 +59,13 @@ impl World {
         if running.is_empty() {
             return;
         }
+        let node = *self.membership.rng.pick(&running);
+        self.change_members(node);
+    }
+
+    /// Asks a member for some change.
+    pub(super) fn change_members(&mut self, mut node: usize) {
         let membership = &mut self.membership;
-        let mut node = *membership.rng.pick(&running);
         let size = membership.members.len();
         let learner = membership.members.iter().find(|m| m.is_learner).map(|m| m.id);
         let (method, body) = match (membership.rng.below(10), learner) {

@@ -7,6 +7,7 @@ use norn_storage::{DiskError, DiskRead, FileName};
 
 use super::{Event, Transfer, World};
 use crate::history::Failure;
+use crate::member::CrashPoint;
 
 impl World {
     pub(super) fn send(&mut self, from: usize, message: Message) {
@@ -84,17 +85,31 @@ impl World {
         if let (true, Some(transfer)) = (ok, self.transfers.get(&number)) {
             self.counts.snapshots += 1;
             let (to, message) = (transfer.to, transfer.message.clone());
+            self.crash_soon(to);
             let index = message.snapshot.as_ref().map_or(0, |s| s.index.0);
             let file = FileName::new(format!("member/snap/{index:016x}.snap.db"));
             self.turn(to, Input::SnapshotReceived { message, file });
         }
         let to = self.transfers.get(&number).map(|transfer| transfer.to);
-        self.transfer_ends(number, ok);
+        let lost = self.options.lost_answer_permille;
+        let is_lost = lost > 0 && !self.is_healed && self.rng.permille(lost);
+        self.transfer_ends(number, ok && !is_lost);
         let is_latched = !matches!(result, Ok(()) | Err(DiskError::NoSpace { .. }));
         if let (true, Some(to)) = (is_latched, to) {
             // The failed sync met our batch: the disk is latched, and the node may not write for long to see it.
             self.counts.failed_syncs += 1;
             self.crash(to, true, 100_000);
+        }
+    }
+
+    /// A received snapshot is being installed: a moment to lose power in.
+    fn crash_soon(&mut self, node: usize) {
+        let permille = self.options.snapshot_crash_permille;
+        if permille > 0 && !self.is_healed && self.rng.permille(permille) {
+            let batches = self.rng.between(1, 4);
+            let sends = self.rng.permille(500);
+            self.members[node].crash_in =
+                Some(CrashPoint { batches, power: true, sends, down_us: 50_000 });
         }
     }
 

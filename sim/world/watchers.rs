@@ -8,7 +8,11 @@ use prost::Message as _;
 use super::{Event, Watcher, World};
 use crate::check::watch::Span;
 use crate::options::Bug;
+use crate::rng::mix;
 use crate::workload;
+
+/// The slowest that a watcher takes what it was sent: it must be done with all of it when everything is judged.
+const DRAIN_MAX_US: u64 = 1_000_000;
 
 impl World {
     pub(super) fn open_watch(&mut self, watcher: usize) {
@@ -20,7 +24,9 @@ impl World {
             let delay = self.rng.heavy(100_000);
             return self.after(delay, Event::Watch { watcher });
         }
-        let (key, start) = match self.watchers[watcher].span {
+        // (No draw of the world's, so that what is drawn after it stays what it was.)
+        let spice = mix(self.options.seed ^ self.spans.len() as u64);
+        let (mut key, mut start) = match self.watchers[watcher].span {
             Some(span) => (self.spans[span].key.clone(), self.spans[span].next()),
             None => {
                 let number = self.rng.below(self.options.keys);
@@ -28,12 +34,29 @@ impl World {
                 (key, *self.rng.pick(&[0, 1, 1, 5]))
             }
         };
+        let (mut no_put, mut no_delete) = (false, false);
+        if let Some(before) = self.watchers[watcher].span.map(|span| &self.spans[span]) {
+            (no_put, no_delete) = (before.no_put, before.no_delete);
+        }
+        // Now and then one gives up its place, for a special one: where the history begins, or where it has not come to.
+        let model = &self.raft.model;
+        let fresh = match spice % 8 {
+            0 => Some(model.compacted.max(1)),
+            1 => Some(model.revision + 1 + (spice >> 8).cast_signed().rem_euclid(60)),
+            _ => None,
+        };
+        if let Some(fresh) = fresh {
+            start = fresh;
+            key = key.filter(|_| spice & 64 == 0);
+            (no_put, no_delete) = (spice & 0x300 == 0x100, spice & 0x300 == 0x200);
+        }
         self.next_token += 1;
         let stream = StreamId(self.next_token);
         self.by_stream.insert(stream, watcher);
         let span = self.spans.len();
-        let body = workload::watch(key.as_ref(), start, self.rng.permille(500));
-        self.spans.push(Span { node, key, start, responses: Vec::new() });
+        let wish = Span { node, key, start, no_put, no_delete, responses: Vec::new() };
+        let body = workload::watch(&wish, self.rng.permille(500));
+        self.spans.push(wish);
         let incarnation = self.members[node].incarnation;
         self.watchers[watcher] =
             Watcher { stream, on: Some((node, incarnation)), span: Some(span) };
@@ -50,7 +73,7 @@ impl World {
         };
         let mut drain = 100;
         if self.rng.permille(self.options.slow_watcher_permille) && !self.is_healed {
-            drain = self.rng.heavy(400_000);
+            drain = self.rng.heavy(400_000).min(DRAIN_MAX_US);
         }
         let input = Input::WatchDrained { stream, count: 1 };
         self.after(drain, Event::Input { node, incarnation, input });

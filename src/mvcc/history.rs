@@ -216,7 +216,9 @@ impl KeyHistory {
             return false;
         };
         let ends = main + i64::from(planted!(TombstoneDropped));
-        let gone = older.finished.partition_point(|g| g.tombstone().main < ends);
+        let alone = |g: &Generation| planted!(TombstoneAloneDropped) && g.revisions.len() == 1;
+        let gone =
+            older.finished.partition_point(|g| g.tombstone().main < ends + i64::from(alone(g)));
         for generation in older.finished.drain(..gone) {
             generation.revisions.into_iter().for_each(&mut *dead);
         }
@@ -230,7 +232,8 @@ impl KeyHistory {
         }
         let after = older.current.partition_point(|r| r.main <= main);
         let is_newest_seen = self.newest.modified.main <= main;
-        drop_first(&mut older.current, after.saturating_sub(usize::from(!is_newest_seen)), dead);
+        let is_needed = !is_newest_seen && !planted!(CompactionTakesLive);
+        drop_first(&mut older.current, after.saturating_sub(usize::from(is_needed)), dead);
         if !older.finished.is_empty() || !older.current.is_empty() {
             return false;
         }

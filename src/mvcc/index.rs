@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::block::{Block, KEYS_MAX};
 use crate::history::{KeyAt, KeyHistory};
 use crate::{KeyRange, Revision};
+use norn_planted::planted;
 
 /// Blocks per group: the square root of what 16 thousand blocks (a million keys) need.
 const BLOCKS_MAX: usize = 128;
@@ -99,7 +100,9 @@ impl KeyIndex {
         self.change(
             key,
             |history| {
-                if !tombstone {
+                if planted!(RestoreReplaces) && !tombstone {
+                    *history = KeyHistory::new(revision, created, version);
+                } else if !tombstone {
                     history.restore(KeyAt { modified: revision, created, version });
                 } else if history.is_live() {
                     history.delete(revision);

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use norn_planted::planted;
 
 use crate::history::KeyAt;
 use crate::{
@@ -156,7 +157,7 @@ impl PutRequest {
         store: &Store,
         lease_exists: &dyn Fn(i64) -> bool,
     ) -> Result<(), ApplyError<V>> {
-        if self.lease != 0 && !lease_exists(self.lease) {
+        if self.lease != 0 && !lease_exists(self.lease) && !planted!(PutWithoutLease) {
             return Err(ApplyError::LeaseNotFound);
         }
         if (self.ignore_value || self.ignore_lease) && store.index().live(&self.key).is_none() {
@@ -249,9 +250,13 @@ impl TxnRequest {
         with_ranges: bool,
     ) -> Result<(TxnResult, Vec<Change>), ApplyError<V::Error>> {
         let path = Path::choose(self, store, values)?;
-        self.check_state(&path, store, lease_exists)?;
+        let checks = with_ranges || !planted!(TxnRangeSkipped);
+        if checks && !planted!(TxnHalfApplied) {
+            self.check_state(&path, store, lease_exists)?;
+        }
         let mut txn = store.write();
-        let responses = self.run(&path, &mut txn, values, with_ranges)?;
+        let run = self.run(&path, &mut txn, values, with_ranges);
+        let responses = if planted!(TxnHalfApplied) { run.unwrap_or_default() } else { run? };
         let revision = txn.revision();
         let result = TxnResult { succeeded: path.succeeded, revision, responses };
         Ok((result, txn.finish()))

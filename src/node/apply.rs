@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use norn_mvcc::{Change, DeleteRequest, Event};
+use norn_planted::planted;
 use norn_proto::{etcdserverpb as pb, leasepb};
 use norn_raft::{ConfChange, ConfChangeKind, ConfChangeV2, Entry, EntryKind, codec};
 use norn_storage::revlog::Table;
@@ -41,11 +42,13 @@ impl<R: Reader> Node<R> {
         }
     }
 
-    /// The empty entry with which a leader begins.
+    /// The empty entry with which a leader begins. (Later ones of its term are changes of the membership that were refused: if they
+    /// started the clocks again, a lease could be renewed whose revocation is on its way.)
     fn new_term(&mut self, is_first: bool) {
-        if is_first {
-            self.reads.ask_again();
+        if !is_first {
+            return;
         }
+        self.reads.ask_again();
         if self.raft.is_leader() && self.raft.term().0 == self.applied_term {
             self.lessor.promote(self.now, self.config.election_ms());
             self.doubt = None;
@@ -178,6 +181,9 @@ impl<R: Reader> Node<R> {
     fn apply_put(&mut self, r: &pb::PutRequest) -> Result<Bytes, Error> {
         self.counters.puts += 1;
         let fits = self.charge(put_cost(r));
+        if planted!(QuotaInApply) {
+            fits.clone()?;
+        }
         let request = convert::put_request(r);
         let lessor = &self.lessor;
         request

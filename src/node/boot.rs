@@ -5,6 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use norn_mvcc::{KeyIndex, KeyValue, Revision, Store};
+use norn_planted::planted;
 use norn_proto::{etcdserverpb as pb, leasepb};
 use norn_raft::{
     Config as RaftConfig, HardState, Index, LogLevel, MemStorage, NodeId, Peer, RawNode, Snapshot,
@@ -64,8 +65,7 @@ impl From<RevLogError> for BootError {
 /// Payload bytes that a leader holds uncommitted before it refuses proposals. etcd has no limit; this one is memory
 /// for several seconds of a busy server whose quorum is unreachable.
 const UNCOMMITTED_BYTES_MAX: u64 = 512 << 20;
-/// As etcd sets them.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// As etcd sets it.
 const INFLIGHT_MESSAGES_MAX: usize = 512;
 
 /// The parts that come from the revision log.
@@ -105,7 +105,7 @@ impl Config {
         raft.election_ticks = self.election_ticks;
         raft.heartbeat_ticks = 1;
         raft.applied = Index(applied);
-        raft.message_bytes_max = MESSAGE_BYTES_MAX;
+        raft.message_bytes_max = self.message_bytes_max;
         raft.uncommitted_bytes_max = UNCOMMITTED_BYTES_MAX;
         raft.inflight_messages_max = INFLIGHT_MESSAGES_MAX;
         raft.check_quorum = true;
@@ -190,7 +190,11 @@ impl<R: Reader> Node<R> {
             lease_waits: BTreeMap::new(),
             compact_waits: Vec::new(),
             peers: BTreeMap::new(),
-            watchers: Watchers::new(fragment_bytes, config.watch_progress_interval_ms),
+            watchers: Watchers::new(
+                fragment_bytes,
+                config.watch_progress_interval_ms,
+                config.watch_limits,
+            ),
             compactor: Compactor::new(config.auto_compaction, now),
             exports: Exports::default(),
             images: Images::new(state.scanned_bytes, state.image),
@@ -247,7 +251,8 @@ impl<R: Reader> Node<R> {
 
     /// Whether the host must call [`Node::install`] before anything else.
     pub fn wants_install(&self) -> bool {
-        self.work.install.is_some() && self.disk_is_idle() && !self.is_failed
+        let is_idle = self.disk_is_idle() || planted!(InstallBesideWrites);
+        self.work.install.is_some() && is_idle && !self.is_failed
     }
 
     /// Replaces the state by a received snapshot. Blocks for as long as reading the database takes.
@@ -284,7 +289,9 @@ impl<R: Reader> Node<R> {
         self.images = Images::new(log.appended_bytes() + state.scanned_bytes, None);
         self.backend = Backend::new(log, reader);
         self.store = state.store;
-        self.lessor = state.lessor;
+        if !planted!(LeasesKept) {
+            self.lessor = state.lessor;
+        }
         self.members = state.members;
         self.alarms = state.alarms;
         self.cluster_version = state.cluster_version;
@@ -412,12 +419,13 @@ fn read_on<R: Reader>(
             // The lease may be gone: then the key was put without it, or is about to be deleted.
             lessor.attach(&Bytes::copy_from_slice(&kv.key), kv.lease);
         }
-        last = main;
+        last = if planted!(RevisionOfSurvivors) && dead { last } else { main };
         bytes += record.len() as u64;
         std::ops::ControlFlow::Continue(())
     })?;
     match failed {
         Some(error) => Err(error),
+        None if planted!(RevisionOfSurvivors) => Ok((last, bytes)),
         None => Ok((last.max(log.last_main()), bytes)),
     }
 }
@@ -499,8 +507,8 @@ fn restart<D: Disk, R: Reader>(
     }
     // (A commit index alone is not synced: the log may know better.)
     let commit = saved.commit.max(applied).max(start.index);
-    let hard_state =
-        HardState { term: Term(saved.term), vote: NodeId(saved.vote), commit: Index(commit) };
+    let vote = NodeId(if planted!(VoteForgotten) { 0 } else { saved.vote });
+    let hard_state = HardState { term: Term(saved.term), vote, commit: Index(commit) };
     let conf_state = stored_members(&log)?.conf_state();
     let snapshot = Snapshot {
         data: Bytes::new(),

@@ -3,6 +3,7 @@
 use norn_storage::FileName;
 
 use crate::members::Member;
+use crate::watchers::WatchLimits;
 
 /// Version that clients and members are told: features are detected by it.
 pub const SERVER_VERSION: &str = "3.7.1";
@@ -31,10 +32,14 @@ pub struct Config {
     pub quota_bytes: i64,
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
+    /// Entries' bytes in one message to a member.
+    pub message_bytes_max: u64,
     /// Applied entries between two durable checkpoints.
     pub snapshot_count: u64,
     /// Entries kept in memory for slow followers.
     pub catch_up_entries: u64,
+    /// Applied entries between two compactions of the log in memory.
+    pub memory_entries: u64,
     pub wals_max: usize,
     pub snapshots_max: usize,
     pub wal_segment_bytes: u64,
@@ -46,6 +51,7 @@ pub struct Config {
     pub image_step_bytes: usize,
     pub auto_compaction: AutoCompaction,
     pub watch_progress_interval_ms: u64,
+    pub watch_limits: WatchLimits,
     pub lease_checkpoint: bool,
     /// Everything random in the node comes from here.
     pub seed: u64,
@@ -93,8 +99,10 @@ impl Config {
             quota_bytes: 0,
             request_bytes_max: 1_572_864,
             txn_ops_max: 128,
+            message_bytes_max: 1 << 20,
             snapshot_count: 10_000,
             catch_up_entries: 5_000,
+            memory_entries: 100,
             wals_max: 5,
             snapshots_max: 5,
             wal_segment_bytes: 64_000_000,
@@ -104,6 +112,7 @@ impl Config {
             image_step_bytes: 128 << 10,
             auto_compaction: AutoCompaction::Off,
             watch_progress_interval_ms: 600_000,
+            watch_limits: WatchLimits::default(),
             lease_checkpoint: false,
             seed: 1,
             unix_ms_at_zero: 0,

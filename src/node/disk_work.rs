@@ -34,8 +34,6 @@ const BULK_BYTES_MIN: usize = 256 << 10;
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// Bytes the collector reads per step: about ten milliseconds of disk.
 const COLLECT_BYTES: u64 = 4 << 20;
-/// Entries applied between two compactions of the log in memory.
-const MEMORY_SNAPSHOT_ENTRIES: u64 = 100;
 /// How long the log is kept after a member was sent a snapshot, so that it can go on from there.
 const SNAPSHOT_GRACE_MS: u64 = 30_000;
 
@@ -486,8 +484,9 @@ impl<R: Reader> Node<R> {
                 Err(error) => self.fail(&format!("revision log: {error}")),
             }
         }
-        let applied = self.applied;
-        let stale: Vec<u64> = self.work.received.range(..=applied).map(|(i, _)| *i).collect();
+        let newest = self.work.received.keys().next_back().copied().unwrap_or(0);
+        let upto = if planted!(ReceivedSwept) { newest.saturating_sub(1) } else { self.applied };
+        let stale: Vec<u64> = self.work.received.range(..=upto).map(|(i, _)| *i).collect();
         for index in stale {
             if let Some(file) = self.work.received.remove(&index) {
                 self.work.bulk_ops.push(DiskOp::Remove { file });
@@ -539,6 +538,9 @@ impl<R: Reader> Node<R> {
         self.work.checkpoint_appended = self.backend.log.appended_bytes();
         let conf_state = codec::encode_conf_state(&conf_state);
         let snapshot = WalSnapshot { index, term, conf_state };
+        if planted!(CheckpointRecordedEarly) {
+            self.work.record = Some(snapshot.clone());
+        }
         self.work.bulk_parts.push(BulkPart::Checkpoint { ticket, snapshot });
     }
 
@@ -564,7 +566,7 @@ impl<R: Reader> Node<R> {
 
     /// Forgets entries that no member in reach will ask for.
     fn compact_memory(&mut self) {
-        if self.applied <= self.work.memory_index + MEMORY_SNAPSHOT_ENTRIES
+        if self.applied <= self.work.memory_index + self.config.memory_entries
             || self.work.sending > 0
             || self.now < self.work.keep_log_until
         {

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use norn_mvcc::Revision;
+use norn_planted::planted;
 use norn_storage::bbolt::{BoltError, BoltReader, FileSource};
 use norn_storage::revlog::{Batch, RevLogOptions, RevisionLog, RevisionRecord, Table, TableRecord};
 use norn_storage::{Disk, DiskOp, FileName};
@@ -39,7 +40,9 @@ pub(crate) fn import<D: Disk, R: Reader>(
     options: RevLogOptions,
     file: &FileName,
 ) -> Result<RevisionLog<R>, BootError> {
-    wipe(disk, dir)?;
+    if !planted!(ImportOverLeftovers) {
+        wipe(disk, dir)?;
+    }
     let (mut log, _) = RevisionLog::open(disk, reader.clone(), dir.clone(), options)?;
     let db = BoltReader::open(FileSource { disk: reader, file: file.clone() })?;
     let mut tables = Vec::new();

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
+use norn_planted::planted;
 
 use crate::Time;
 
@@ -194,7 +195,9 @@ impl Lessor {
                 left_ms = left_ms.max(second * 1000);
             }
             let expires = now + left_ms + extend_ms;
-            self.set_expiry(id, expires, now);
+            if !planted!(LeaseClockStopped) {
+                self.set_expiry(id, expires, now);
+            }
         }
     }
 

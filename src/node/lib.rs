@@ -57,7 +57,7 @@ pub use members::{ChangeContext, Member, Members, cluster_id, is_peer_url, quoru
 pub use node::{Counters, Node, Ticket};
 pub use range_stream::RangeStream;
 pub use time::Time;
-pub use watchers::{RESPONSES_IN_FLIGHT_MAX, StreamId, Watchers};
+pub use watchers::{RESPONSES_IN_FLIGHT_MAX, StreamId, WatchLimits, Watchers};
 pub use wire::{Header, Writer};
 
 /// A read handle of the disk that can be had more than once.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use norn_mvcc::Store;
+use norn_planted::planted;
 use norn_raft::{Message, MessageKind, NodeId, RawNode, Ready as RaftReady, Role};
 use norn_storage::wal::Wal;
 
@@ -271,9 +272,18 @@ impl<R: Reader> Node<R> {
             self.doubt = self.doubt.filter(|doubt| *doubt > id);
             self.reads.confirmed(&state.context, state.index.0);
         }
-        for message in ready.messages {
+        // Who asks for votes has voted, for itself, in a new term: asked before that is durable, the others could make it
+        // leader of a term that it forgets in a crash, and leads again, with other entries.
+        let held = !planted!(OwnVoteEarly) && !planted!(VoteAskedEarly);
+        let is_vote = |message: &Message| message.kind == MessageKind::Vote && held;
+        let (votes, messages): (Vec<_>, Vec<_>) = ready.messages.into_iter().partition(is_vote);
+        let mut votes = votes.into_iter().filter(|m| !self.members.is_removed(m.to.0)).collect();
+        for mut message in messages {
             match message.kind {
-                MessageKind::StorageAppend => self.work.appends.push_back(message),
+                MessageKind::StorageAppend => {
+                    message.responses.append(&mut votes);
+                    self.work.appends.push_back(message);
+                }
                 MessageKind::StorageApply => {
                     self.apply_entries(&message.entries);
                     for response in message.responses {
@@ -285,6 +295,7 @@ impl<R: Reader> Node<R> {
                 _ => self.out.messages.push(message),
             }
         }
+        debug_assert!(votes.is_empty(), "a candidate's term is new, and so to be written");
     }
 
     /// A message from one of raft's own storage threads.
@@ -303,7 +314,7 @@ impl<R: Reader> Node<R> {
     }
 
     fn leader_changed(&mut self, leader: NodeId, role: Role) {
-        if role != Role::Leader && self.lessor.is_primary() {
+        if role != Role::Leader && self.lessor.is_primary() && !planted!(RevokeByExLeader) {
             self.lessor.demote();
             let waits = std::mem::take(&mut self.lease_waits);
             for token in waits.into_values().flatten() {

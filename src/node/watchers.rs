@@ -26,8 +26,22 @@ pub const RESPONSES_IN_FLIGHT_MAX: usize = 128;
 const CATCH_UP_RECORDS: usize = 4096;
 /// Watchers fed in one step of catching up.
 const CATCH_UP_WATCHERS: usize = 512;
-/// Distinct revisions in one response, as in etcd.
-const CATCH_UP_REVISIONS: usize = 1000;
+
+/// What a slow watcher may hold up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchLimits {
+    /// Responses of one stream, as [`RESPONSES_IN_FLIGHT_MAX`].
+    pub responses_in_flight: usize,
+    /// Distinct revisions in one response of catching up.
+    pub catch_up_revisions: usize,
+}
+
+impl Default for WatchLimits {
+    fn default() -> WatchLimits {
+        // (A thousand revisions, as in etcd.)
+        WatchLimits { responses_in_flight: RESPONSES_IN_FLIGHT_MAX, catch_up_revisions: 1000 }
+    }
+}
 
 /// One gRPC stream of watchers; chosen by the server, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,13 +73,14 @@ struct Stream {
     /// Automatic ids only grow.
     next_id: i64,
     in_flight: usize,
+    in_flight_max: usize,
     progress_due: Time,
     progress_every_ms: u64,
 }
 
 impl Stream {
     fn has_room(&self) -> bool {
-        self.in_flight < RESPONSES_IN_FLIGHT_MAX
+        self.in_flight < self.in_flight_max
     }
 }
 
@@ -88,11 +103,12 @@ pub struct Watchers {
     /// Encoded bytes from which a response is split, if its watcher asked for that.
     fragment_bytes: usize,
     progress_interval_ms: u64,
+    limits: WatchLimits,
     event_count: u64,
 }
 
 impl Watchers {
-    pub fn new(fragment_bytes: usize, progress_interval_ms: u64) -> Watchers {
+    pub fn new(fragment_bytes: usize, progress_interval_ms: u64, limits: WatchLimits) -> Watchers {
         Watchers {
             streams: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -101,6 +117,7 @@ impl Watchers {
             out: Vec::new(),
             fragment_bytes,
             progress_interval_ms,
+            limits,
             event_count: 0,
         }
     }
@@ -112,6 +129,7 @@ impl Watchers {
             watchers: BTreeMap::new(),
             next_id: 0,
             in_flight: 0,
+            in_flight_max: self.limits.responses_in_flight,
             progress_due: now + every,
             progress_every_ms: every,
         };
@@ -223,7 +241,8 @@ impl Watchers {
         let Some(state) = self.streams.get(&stream) else { return };
         let current = header.revision;
         let told = |w: &Watcher| w.is_synced && !w.is_dead && w.next <= current + 1;
-        if !state.watchers.is_empty() && state.watchers.values().all(told) && state.has_room() {
+        let all_told = state.watchers.values().all(told) || planted!(ProgressUnsynced);
+        if !state.watchers.is_empty() && all_told && state.has_room() {
             let response = respond(header, -1, |_| {});
             self.send(stream, response);
         }
@@ -298,7 +317,9 @@ impl Watchers {
                 self.catching_up.insert(id);
                 continue;
             }
-            watcher.next = main + 1;
+            if !planted!(CursorLeftBehind) {
+                watcher.next = main + 1;
+            }
             let encoded = encode(watcher, &mut told, &indexes, store, values)?;
             self.send_events(id, encoded, header);
         }
@@ -325,7 +346,7 @@ impl Watchers {
                 continue;
             }
             let next = state.watchers[&id.1].next;
-            if next < compacted {
+            if next < compacted && !planted!(CancelSkipped) {
                 doomed.push(*id);
             } else if batch.len() < CATCH_UP_WATCHERS {
                 from = from.min(next);
@@ -351,19 +372,22 @@ impl Watchers {
         if batch.is_empty() {
             return Ok(false);
         }
-        let (mut told, upto) = history(values, from, current)?;
+        let (mut told, upto) = history(values, from, current, self.limits.catch_up_revisions)?;
         for id in batch {
             let state = self.streams.get_mut(&id.0).expect("checked above");
             if !state.has_room() {
                 continue;
             }
             let watcher = state.watchers.get_mut(&id.1).expect("checked above");
+            if planted!(FutureLowered) {
+                watcher.next = watcher.next.min(current + 1);
+            }
             if watcher.next <= upto {
                 let matching = |t: &Told| {
                     t.event.revision.main >= watcher.next && watcher.range.contains(&t.event.key)
                 };
                 let indexes: Vec<usize> = (0..told.len()).filter(|i| matching(&told[*i])).collect();
-                watcher.next = upto + 1;
+                watcher.next = upto + i64::from(!planted!(CatchUpOverlaps));
                 let encoded = encode(watcher, &mut told, &indexes, store, values)?;
                 self.send_events(id, encoded, header);
             }
@@ -475,7 +499,12 @@ fn respond(header: &Header, id: i64, rest: impl FnOnce(&mut Writer)) -> Bytes {
 }
 
 /// Whole transactions from `from` on, up to a bounded number of records, and the revision they reach.
-fn history<V: Values>(values: &V, from: i64, current: i64) -> Result<(Vec<Told>, i64), Error>
+fn history<V: Values>(
+    values: &V,
+    from: i64,
+    current: i64,
+    revisions_max: usize,
+) -> Result<(Vec<Told>, i64), Error>
 where
     V::Error: std::fmt::Display,
 {
@@ -486,7 +515,7 @@ where
     values
         .scan(Revision::new(from, 0), current, &mut |revision, tombstone, record| {
             if revision.main != last {
-                if revisions == CATCH_UP_REVISIONS || told.len() >= CATCH_UP_RECORDS {
+                if revisions == revisions_max || told.len() >= CATCH_UP_RECORDS {
                     upto = last;
                     return ControlFlow::Break(());
                 }
@@ -532,8 +561,9 @@ where
             continue;
         }
         if with_prev.is_none() {
+            let before = i64::from(!planted!(PrevValueIsOwn));
             let prev = store
-                .value_at(values, &event.key, event.revision.main - 1)
+                .value_at(values, &event.key, event.revision.main - before)
                 .map_err(|error| Error::Storage(error.to_string()))?;
             // (A tombstone is not a value: the key did not exist.)
             *with_prev = Some(encode_event(event, prev.as_ref()));

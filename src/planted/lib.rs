@@ -13,7 +13,11 @@
 //! # assert_eq!(synced, 2);
 //! ```
 
+mod catalogue;
+
 use std::sync::atomic::{AtomicU16, Ordering};
+
+pub use catalogue::{Bug, Hunt};
 
 /// False, but where this bug was planted on purpose.
 #[macro_export]
@@ -21,66 +25,6 @@ macro_rules! planted {
     ($bug:ident) => {
         cfg!(norn_planted) && $crate::is_on($crate::Bug::$bug)
     };
-}
-
-macro_rules! catalogue {
-    ($($(#[doc = $cause:literal])+ $bug:ident,)*) => {
-        /// The catalogue. The text is what would be wrong.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Bug {
-            $($(#[doc = $cause])+ $bug,)*
-        }
-
-        impl Bug {
-            pub const ALL: &[Bug] = &[$(Bug::$bug),*];
-
-            pub fn name(self) -> &'static str {
-                match self { $(Bug::$bug => stringify!($bug),)* }
-            }
-
-            /// What is wrong, in one line.
-            pub fn cause(self) -> &'static str {
-                match self { $(Bug::$bug => concat!($($cause),+).trim_ascii(),)* }
-            }
-        }
-    };
-}
-
-catalogue! {
-    /// Entries and votes count as saved when they were written, without a sync.
-    SyncIgnored,
-    /// A linearizable read is answered without asking whether the leader still leads.
-    ReadUnconfirmed,
-    /// A watch that resumes at a revision begins with the one after it.
-    WatchSkips,
-    /// A new stream of appends to a member goes on with the positions of the one before.
-    StreamGoesOn,
-
-    // What the fuzz targets are examined with, one each.
-    /// The WAL reader takes a record whose checksum does not hold.
-    WalChecksumUnread,
-    /// A torn tail of the WAL is reported and left in the file.
-    WalTailUnrepaired,
-    /// A write that was acknowledged counts for whatever entry has that index now.
-    LogStableWithoutTerm,
-    /// A node votes for whoever asks, also twice in a term.
-    VoteTwice,
-    /// The revision log takes a batch that does not continue the chain.
-    RevlogChainUnread,
-    /// Elements of a bbolt page are not checked to end within it.
-    BoltElementUnchecked,
-    /// A snapshot file is taken whatever its checksum says.
-    SnapChecksumUnread,
-    /// Compaction at the revision of a deletion drops the tombstone.
-    TombstoneDropped,
-    /// A proposal that was lost is never answered.
-    ProposalNeverExpires,
-    /// A stream decoder forgets where the last append ended.
-    AppendPositionKept,
-    /// The length of a field is believed, although the request ends before.
-    RequestLengthBelieved,
-    /// A duration without a unit means seconds.
-    DurationWithoutUnit,
 }
 
 /// Of the bug that is on: its place in the catalogue, counted from one.
@@ -125,6 +69,7 @@ mod tests {
     fn every_bug_says_what_is_wrong() {
         for bug in Bug::ALL {
             assert!(bug.cause().ends_with('.'), "{}", bug.name());
+            assert!(!bug.origin().is_empty(), "{}", bug.name());
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::progress::{Membership, Progress, Tracker};
 use crate::types::{ConfChangeKind, ConfChangeSingle, ConfState, Index, NodeId};
+use norn_planted::planted;
 
 /// The next membership with a progress for each of its members.
 pub type Changed = (Membership, Vec<(NodeId, Progress)>);
@@ -140,8 +141,10 @@ pub fn restore(
     ) -> impl Iterator<Item = ConfChangeSingle> + use<'_> {
         ids.iter().map(move |&node_id| ConfChangeSingle { kind, node_id })
     }
+    let learner = ConfChangeKind::AddLearnerNode;
+    let restored = if planted!(LearnerRestoredAsVoter) { ConfChangeKind::AddNode } else { learner };
     let mut changes: Vec<_> = each(&state.voters, ConfChangeKind::AddNode)
-        .chain(each(&state.learners, ConfChangeKind::AddLearnerNode))
+        .chain(each(&state.learners, restored))
         .chain(each(&state.learners_next, ConfChangeKind::AddLearnerNode))
         .collect();
     let mut one_by_one = |changes: &[ConfChangeSingle]| {

@@ -86,6 +86,9 @@ impl Raft {
             if to == self.id {
                 // Our own vote counts once it is durable, like everybody's.
                 self.send(Message { term, ..Message::new(response, to) });
+                if planted!(OwnVoteEarly) {
+                    self.tracker.record_vote(self.id, true);
+                }
                 continue;
             }
             note!(

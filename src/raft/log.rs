@@ -12,6 +12,7 @@ use crate::sink::{LogSink, note};
 use crate::storage::{self, MemStorage, StorageError};
 use crate::types::{Entry, EntryKind, Index, Snapshot, Term};
 use crate::unstable::Unstable;
+use norn_planted::planted;
 
 /// Entries with their cursors.
 #[derive(Clone, Debug)]
@@ -135,7 +136,7 @@ impl Log {
         }
         let last_new = prev.plus(entries.len());
         let last = self.last_index();
-        let news = if prev == last {
+        let news = if prev == last || planted!(AppendTruncates) {
             // The common case: nothing to compare.
             0
         } else {
@@ -164,7 +165,8 @@ impl Log {
             entries.drain(..news);
             self.append(sink, entries);
         }
-        self.commit_to(leader_commit.min(last_new));
+        let compared = if planted!(CommitUnverified) { self.last_index() } else { last_new };
+        self.commit_to(leader_commit.min(compared));
         Some(last_new)
     }
 
@@ -199,7 +201,8 @@ impl Log {
 
     /// Leader: commits up to `index` if that entry is of its own `term` (thesis section 3.6.2).
     pub(crate) fn maybe_commit(&mut self, index: Index, term: Term) -> bool {
-        if index <= self.committed || !self.matches(index, term) {
+        let is_own = self.matches(index, term) || planted!(OldTermCounted);
+        if index <= self.committed || !is_own {
             return false;
         }
         self.commit_to(index);
@@ -327,6 +330,9 @@ impl Log {
         assert!(last <= self.committed, "applying {last} beyond committed {}", self.committed);
         self.applying = last;
         self.applying_bytes += bytes;
+        if planted!(CommitPaged) && last < self.max_appliable(applies_unstable) {
+            self.committed = last;
+        }
         // A batch that was cut short has reached the bound, even if a small entry would still fit.
         self.applying_paused = self.applying_bytes >= self.applying_bytes_max
             || last < self.max_appliable(applies_unstable);

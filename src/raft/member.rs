@@ -6,6 +6,7 @@ use crate::progress::Tracker;
 use crate::raft::Raft;
 use crate::sink::note;
 use crate::types::{ConfChangeV2, ConfState, NodeId, Role, Snapshot, Term};
+use norn_planted::planted;
 
 impl Raft {
     pub(crate) fn apply_conf_change(&mut self, change: &ConfChangeV2) -> ConfState {
@@ -89,7 +90,7 @@ impl Raft {
     /// Whether the snapshot replaces the log. If not, it told nothing new, or is not for us.
     fn restore(&mut self, snapshot: Snapshot) -> bool {
         let (index, term) = (snapshot.index, snapshot.term);
-        if index <= self.log.committed() {
+        if index <= self.log.committed() && !planted!(SnapshotOverwrites) {
             return false;
         }
         if self.role != Role::Follower {
@@ -118,7 +119,7 @@ impl Raft {
             );
             return false;
         }
-        if self.log.matches(index, term) {
+        if self.log.matches(index, term) && !planted!(SnapshotOverwrites) {
             note!(
                 self.sink,
                 Info,

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::inflights::Inflights;
 use crate::quorum::{VoteResult, Voters};
 use crate::types::{ConfState, Index, NodeId};
+use norn_planted::planted;
 
 /// How a leader feeds a follower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -302,7 +303,17 @@ impl Tracker {
 
     /// The highest index that is durable on a quorum.
     pub(crate) fn committed(&self) -> Index {
+        if planted!(LearnerCounts) {
+            return self.with_learners().committed(|id| self.progress(id).map(|p| p.matched));
+        }
         self.membership.voters.committed(|id| self.progress(id).map(|progress| progress.matched))
+    }
+
+    /// The voters, and the learners as if they were some.
+    fn with_learners(&self) -> Voters {
+        let mut voters = self.membership.voters.clone();
+        voters.incoming.extend(&self.membership.learners);
+        voters
     }
 
     /// Whether a quorum was heard of since the last call of [`Tracker::forget_activity`].
@@ -323,7 +334,7 @@ impl Tracker {
 
     /// Notes a vote. Only the first one of each member counts.
     pub(crate) fn record_vote(&mut self, id: NodeId, granted: bool) {
-        if !self.votes.iter().any(|(voter, _)| *voter == id) {
+        if !self.votes.iter().any(|(voter, _)| *voter == id) || planted!(VotesCountedTwice) {
             self.votes.push((id, granted));
         }
     }
@@ -336,6 +347,10 @@ impl Tracker {
         };
         let granted = self.progress.iter().filter(|p| of_voters(p) == Some(true)).count();
         let rejected = self.progress.iter().filter(|p| of_voters(p) == Some(false)).count();
+        let counted = self.votes.iter().filter(|(_, granted)| *granted).count();
+        if planted!(VotesCountedTwice) && 2 * counted > self.membership.voters.incoming.len() {
+            return (counted, rejected, VoteResult::Won);
+        }
         (granted, rejected, self.membership.voters.vote(vote))
     }
 }

@@ -15,6 +15,7 @@ use crate::rng::Rng;
 use crate::sink::{LogLevel, LogSink, note};
 use crate::storage::MemStorage;
 use crate::types::{Entry, EntryKind, HardState, Index, NodeId, ReadState, Role, SoftState, Term};
+use norn_planted::planted;
 
 /// The protocol, without the bookkeeping of Readys.
 pub(crate) struct Raft {
@@ -90,7 +91,8 @@ impl Raft {
         let changed = confchange::restore(raft.tracker.clone(), last, &conf_state)
             .map_err(|error| ConfigError::BadConfState(error.text()))?;
         raft.switch_membership(changed);
-        if !raft.tracker.membership.to_conf_state().is_equivalent(&conf_state) {
+        let is_same = raft.tracker.membership.to_conf_state().is_equivalent(&conf_state);
+        if !is_same && !planted!(LearnerRestoredAsVoter) {
             return Err(ConfigError::BadConfState("it cannot be rebuilt"));
         }
         raft.load(hard_state)?;
@@ -192,8 +194,11 @@ impl Raft {
 
     /// Compares terms. Whether the message is to be handled at all.
     fn pass_term_gate(&mut self, message: &Message) -> bool {
+        use MessageKind::{AppResp, VoteResp};
         if message.term > self.term {
             self.pass_higher_term(message)
+        } else if planted!(StaleReplies) && matches!(message.kind, AppResp | VoteResp) {
+            true
         } else {
             self.refuse_lower_term(message);
             false
@@ -235,6 +240,7 @@ impl Raft {
     fn refuse_lower_term(&mut self, message: &Message) {
         use MessageKind::*;
         match message.kind {
+            Heartbeat | App | PreVote if planted!(LowerTermSilent) => {}
             Heartbeat | App if self.config.check_quorum || self.config.pre_vote => {
                 // Our term is ahead, maybe of a whole group that refuses our votes. Without this answer
                 // neither its leader nor we would ever get out of this.
@@ -265,6 +271,9 @@ impl Raft {
                         self.term,
                         message.term
                     );
+                    if planted!(LogStableWithoutTerm) {
+                        self.log.stable_to(&mut self.sink, message.index, message.log_term);
+                    }
                 }
                 // A snapshot is committed state: it cannot have been replaced meanwhile.
                 if let Some(snapshot) = &message.snapshot {
@@ -376,7 +385,9 @@ impl Raft {
             own.become_replicate();
             own.recent_active = true;
         }
-        self.pending_conf_index = self.log.last_index();
+        if !planted!(ChangeBeforeCommit) {
+            self.pending_conf_index = self.log.last_index();
+        }
         // An entry of the new term, so that those of older terms can be committed (section 3.6.2).
         let accepted = self.append_proposals(vec![Entry::default()]);
         debug_assert!(accepted, "an empty entry is never refused");

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use norn_planted::planted;
 
 use crate::config::ReadOnly;
 use crate::message::{Message, MessageKind};
@@ -68,6 +69,9 @@ impl ReadQueue {
         let quorum = voters.committed(acked).0;
         let ready = quorum.saturating_sub(self.confirmed).min(self.queue.len() as u64);
         self.confirmed += ready;
+        if planted!(ReadNumberReused) && ready as usize == self.queue.len() {
+            (self.confirmed, self.acks) = (0, Vec::new());
+        }
         self.queue.drain(..ready as usize).collect()
     }
 }
@@ -77,7 +81,7 @@ impl Raft {
     pub(crate) fn on_read_index(&mut self, message: Message) {
         // Before its first commit a new leader may not know yet what is committed. etcd lets a single voter
         // answer at once; but the commit index on disk may trail what was acknowledged before a crash.
-        if !self.has_committed_in_term() {
+        if !self.has_committed_in_term() && !planted!(ReadBeforeCommit) {
             if self.reads.postponed.len() < READS_MAX {
                 self.reads.postponed.push(message);
             }
@@ -87,8 +91,8 @@ impl Raft {
         let Message { from, entries, .. } = message;
         let is_alone = self.tracker.membership.is_sole_voter(self.id);
         // A transferee campaigns without regard to leases: while one is named, ours proves nothing.
-        let has_lease =
-            self.config.read_only == ReadOnly::LeaseBased && self.leader_transferee.is_none();
+        let trusts_clock = self.config.read_only == ReadOnly::LeaseBased || planted!(ReadByLease);
+        let has_lease = trusts_clock && self.leader_transferee.is_none();
         if is_alone || has_lease {
             self.answer_read(from, entries, committed);
             return;

@@ -9,6 +9,7 @@ use crate::ready::payload_bytes;
 use crate::sink::note;
 use crate::storage::StorageError;
 use crate::types::{AnyConfChange, ConfChangeV2, Entry, EntryKind, Index, NodeId, Role, Term};
+use norn_planted::planted;
 
 impl Raft {
     pub(crate) fn tick_leader(&mut self) {
@@ -99,7 +100,7 @@ impl Raft {
             AnyConfChange::V2(change) => change.changes.is_empty(),
         };
         let applied = self.log.applied();
-        let refusal = if self.pending_conf_index > applied {
+        let refusal = if self.pending_conf_index > applied && !planted!(TwoChangesPending) {
             Some(format!(
                 "possible unapplied conf change at index {} (applied to {applied})",
                 self.pending_conf_index
@@ -155,6 +156,10 @@ impl Raft {
         self.log.append(&mut self.sink, entries);
         // Our own acknowledgement waits for our own disk.
         self.send(Message { index, ..Message::new(MessageKind::AppResp, self.id) });
+        let is_alone = self.tracker.membership.is_sole_voter(self.id);
+        if planted!(OwnAppendEarly) || (planted!(SoleVoterHasty) && is_alone) {
+            self.on_append_accepted(self.id, index);
+        }
         true
     }
 
@@ -181,7 +186,8 @@ impl Raft {
                 continue;
             };
             // Not beyond what is known to match: the follower would commit something else.
-            let commit = progress.matched.min(committed);
+            let verified = if planted!(CommitUnverified) { committed } else { progress.matched };
+            let commit = verified.min(committed);
             progress.sent_commit = commit;
             let context = context.clone();
             self.send(Message { commit, context, ..Message::new(MessageKind::Heartbeat, to) });
@@ -472,7 +478,8 @@ impl Raft {
     }
 
     pub(crate) fn on_heartbeat(&mut self, message: Message) {
-        self.log.commit_to(message.commit);
+        let known = if planted!(CommitUnverified) { self.log.last_index() } else { message.commit };
+        self.log.commit_to(message.commit.min(known));
         let context = message.context;
         self.send(Message { context, ..Message::new(MessageKind::HeartbeatResp, message.from) });
     }

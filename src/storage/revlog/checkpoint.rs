@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use norn_planted::planted;
 
 use crate::disk::{DiskOp, DiskRead, FileName};
 
@@ -197,7 +198,8 @@ impl<R: DiskRead> RevisionLog<R> {
                 + self.table_bytes as usize
                 + 12 * tables,
         );
-        body.put_u64_le(self.applied_index);
+        let forgets = planted!(CheckpointForgets);
+        body.put_u64_le(if forgets { self.durable_index } else { self.applied_index });
         body.put_u64_le(self.term);
         body.put_i64_le(self.last.0);
         body.put_i64_le(self.last.1);

@@ -337,7 +337,9 @@ impl Wal {
         ops.push(DiskOp::Write { file: tmp.clone(), offset: 0, data: head });
         ops.push(DiskOp::Sync { file: tmp.clone() });
         ops.push(DiskOp::Rename { from: tmp, to: name.file(&self.dir) });
-        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
+        if !planted!(CutUnsynced) {
+            ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
+        }
         ops.push(DiskOp::Close { file: old });
         self.segments.push(name);
     }

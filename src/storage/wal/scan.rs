@@ -192,7 +192,10 @@ impl Collector {
             copy: FileName::new(format!("{}.broken", tail.file)),
             reason,
         });
-        let Collector { state, entries, snapshot_found, .. } = self;
+        let Collector { state, mut entries, snapshot_found, .. } = self;
+        if planted!(WalTailUnread) {
+            entries.pop();
+        }
         Ok(Replay { metadata, state, entries, snapshot_found, repaired })
     }
 }
