@@ -28,6 +28,8 @@ pub const BUGS: [(&str, Bug); 6] = [
     ("proposal-twice", Bug::ProposalTwice),
 ];
 
+const SPARE_MACHINES: usize = 4;
+
 /// How hard a seed tries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
@@ -237,6 +239,11 @@ impl Options {
         self.memory_entries = *r.pick(&[100, 100, 20, 5]);
         self.watch_responses = *r.pick(&[128, 128, 4, 1]) as usize;
         self.watch_revisions = *r.pick(&[1000, 1000, 10, 1]) as usize;
+    }
+
+    /// Machines of the cluster tier that are, or may become, members.
+    pub fn machines(&self) -> usize {
+        self.nodes + if self.member_every_us > 0 { SPARE_MACHINES } else { 0 }
     }
 
     fn draw_members(&mut self, rng: &mut Rng) {

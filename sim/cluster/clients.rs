@@ -33,7 +33,7 @@ async fn run(number: usize, mut rng: Rng) {
     let mut channels = Channels::new();
     pause(rng.below(2_000_000)).await;
     while !state.is_healed.get() && !state.has_failed() {
-        let node = client.choose_node(options.nodes);
+        let node = state.member(client.choose_node(options.machines()));
         let deadline = rng.between(options.deadline_us / 2, options.deadline_us);
         let within = Duration::from_micros(deadline);
         if let Some((channel, incarnation)) = reach(&state, &mut channels, node, within).await {

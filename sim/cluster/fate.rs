@@ -7,6 +7,7 @@ use norn_node::{Config, Node};
 use norn_server::runtime::disk::Reader;
 use norn_server::runtime::simulated::{Fate, Host};
 
+use super::operator;
 use super::state::{Event, State};
 use crate::rng::Rng;
 
@@ -77,7 +78,10 @@ impl Fate for Norns {
         state.note("turn", host as u64, place.0 ^ (place.1 << 40), || {
             format!("applied {} term {} leader {:x}", place.0, place.1, place.2)
         });
-        state.members.borrow_mut()[host].place = Some(place);
+        let mut members = state.members.borrow_mut();
+        (members[host].place, members[host].was_open) = (Some(place), true);
+        drop(members);
+        operator::observe(state, node);
         let mut raft = state.raft.borrow_mut();
         raft.lives_on(node.id(), host);
         let seen = raft.observe(node);

@@ -55,6 +55,10 @@ pub fn path(method: Method) -> &'static str {
         Method::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
         Method::LeaseRevoke => "/etcdserverpb.Lease/LeaseRevoke",
         Method::LeaseKeepAlive => "/etcdserverpb.Lease/LeaseKeepAlive",
+        Method::Alarm => "/etcdserverpb.Maintenance/Alarm",
+        Method::MemberAdd => "/etcdserverpb.Cluster/MemberAdd",
+        Method::MemberRemove => "/etcdserverpb.Cluster/MemberRemove",
+        Method::MemberPromote => "/etcdserverpb.Cluster/MemberPromote",
         Method::HashKv => "/etcdserverpb.Maintenance/HashKV",
         other => panic!("no client asks for {other:?}"),
     }

@@ -17,13 +17,17 @@ use crate::fault::{Act, Fault};
 use crate::history::Failure;
 use crate::member::CrashPoint;
 use crate::network::Network;
-use crate::options::Options;
 use crate::rng::Rng;
 
 /// The command line of a member.
-fn args(options: &Options, host: usize) -> Vec<String> {
+fn args(state: &State, host: usize) -> Vec<String> {
+    let options = &state.options;
     let url = |host: usize, port: u16| format!("http://{}:{port}", address(host));
-    let members = (0..options.nodes).map(|n| format!("n{}={}", n + 1, url(n, 2380)));
+    let is_founder = host < options.nodes;
+    let known = state.membership.borrow();
+    let belongs = |n: &usize| if is_founder { *n < options.nodes } else { known.has(*n) };
+    let members = (0..options.machines()).filter(belongs);
+    let members = members.map(|n| format!("n{}={}", n + 1, url(n, 2380)));
     let flags = [
         ("name", format!("n{}", host + 1)),
         ("data-dir", format!("n{}.norn", host + 1)),
@@ -33,13 +37,14 @@ fn args(options: &Options, host: usize) -> Vec<String> {
         ("advertise-client-urls", url(host, 2379)),
         ("initial-cluster", members.collect::<Vec<_>>().join(",")),
         ("initial-cluster-token", "sim".to_owned()),
-        ("initial-cluster-state", "new".to_owned()),
+        ("initial-cluster-state", if is_founder { "new" } else { "existing" }.to_owned()),
         ("heartbeat-interval", options.tick_ms.to_string()),
         ("election-timeout", (options.tick_ms * u64::from(options.election_ticks)).to_string()),
         ("pre-vote", options.pre_vote.to_string()),
         ("snapshot-count", options.snapshot_count.to_string()),
         ("snapshot-catchup-entries", options.catch_up_entries.to_string()),
         ("watch-progress-notify-interval", format!("{}ms", options.watch_progress_ms)),
+        ("strict-reconfig-check", options.strict_reconfig.to_string()),
         ("feature-gates", format!("LeaseCheckpoint={}", options.lease_checkpoint)),
     ];
     flags.map(|(name, value)| format!("--{name}={value}")).into()
@@ -56,7 +61,8 @@ async fn nornd(args: Vec<String>) -> Result<End, String> {
 pub fn start(state: &State, host: usize) {
     let mut members = state.members.borrow_mut();
     let member = &mut members[host];
-    if world::is_running(host) || state.has_failed() {
+    let belongs = member.is_member || (member.is_leaving && member.was_open);
+    if world::is_running(host) || state.has_failed() || !belongs {
         return;
     }
     member.incarnation += 1;
@@ -70,13 +76,21 @@ pub fn start(state: &State, host: usize) {
     drop(members);
     state.raft.borrow_mut().host_restarted(host);
     state.note("start", host as u64, incarnation, String::new);
-    let args = args(&state.options, host);
+    let args = args(state, host);
     world::start(host, &format!("n{}", host + 1), move || async move {
         let how = match nornd(args).await {
             Ok(how) => how,
             Err(error) => panic!("the harness' command line was refused: {error}"),
         };
         self::state().happened(Event::Ended { host, incarnation, how });
+    });
+}
+
+pub fn start_later(host: usize, after_us: u64) {
+    let state = state();
+    spawn_local(async move {
+        madsim::time::sleep(Duration::from_micros(after_us)).await;
+        start(&state, host);
     });
 }
 
@@ -91,11 +105,7 @@ pub fn crash(state: &Rc<State>, rng: &mut Rng, host: usize, death: Death, down_u
     drop(members);
     state.counts.borrow_mut().crashes += 1;
     world::kill(host, death, rng.next());
-    let state = Rc::clone(state);
-    spawn_local(async move {
-        madsim::time::sleep(Duration::from_micros(down_us)).await;
-        start(&state, host);
-    });
+    start_later(host, down_us);
 }
 
 /// A process ended by itself.
@@ -106,8 +116,16 @@ pub fn ended(state: &Rc<State>, rng: &mut Rng, host: usize, how: End) {
     counts.ends += 1;
     counts.boot_crashes += u64::from(is_frozen);
     drop(counts);
-    let members = state.members.borrow();
-    let may_end = members[host].may_end || is_frozen;
+    let mut members = state.members.borrow_mut();
+    // A removed member ends for good; one that is to join ends when it cannot ask the others, and is started again.
+    if members[host].is_leaving {
+        members[host].is_leaving = false;
+        drop(members);
+        return world::kill(host, Death::Power, rng.next());
+    }
+    let is_joining = host >= state.options.nodes && !members[host].was_open;
+    let has_no_room = world::disk_of(host).is_limited();
+    let may_end = members[host].may_end || is_frozen || is_joining || has_no_room;
     let last = members[host].log.iter().rev().take(5).rev().cloned().collect::<Vec<_>>();
     drop(members);
     if may_end {
@@ -139,7 +157,7 @@ fn cut(state: &Rc<State>, links: Vec<(usize, usize)>, for_us: u64) {
 
 pub fn strike(state: &Rc<State>, rng: &mut Rng, strike: Strike) {
     state.note("fault", 0, 0, || format!("{strike:?}"));
-    let nodes = state.options.nodes;
+    let nodes = state.options.machines();
     match strike {
         Strike::Shared(fault) => shared(state, rng, fault),
         Strike::Sever { a, b } => {
@@ -148,16 +166,17 @@ pub fn strike(state: &Rc<State>, rng: &mut Rng, strike: Strike) {
         }
         Strike::Deaf { client, draw, for_us } => {
             let mut rng = Rng::new(draw);
-            let client = nodes + client;
+            let client = state.options.machines() + client;
             let both = (0..nodes).flat_map(|node| [(client, node), (node, client)]);
             let links = both.filter(|_| rng.permille(600)).collect();
             cut(state, links, for_us);
         }
         Strike::Jump { node, by_us } => {
+            let node = state.member(node);
             state.counts.borrow_mut().jumps += 1;
             world::jump(node, Duration::from_micros(by_us));
         }
-        Strike::Drift { node, ppm } => world::set_rate(node, ppm),
+        Strike::Drift { node, ppm } => world::set_rate(state.member(node), ppm),
     }
 }
 
@@ -168,6 +187,7 @@ fn death(power: bool) -> Death {
 fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
     match fault {
         Fault::Crash { node, power, in_batches, sends, down_us, boot_syncs } => {
+            let node = state.member(node);
             if !world::is_running(node) {
                 return;
             }
@@ -180,7 +200,7 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
             }
         }
         Fault::Blackout { power, down_us } => {
-            for node in 0..state.options.nodes {
+            for node in 0..state.options.machines() {
                 if world::is_running(node) {
                     crash(state, rng, node, death(power), down_us + node as u64 * 1_000);
                 }
@@ -188,10 +208,12 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
         }
         Fault::Partition { draw, for_us } => {
             let leader = state.leader();
-            let links = Network::draw_partition(&mut Rng::new(draw), state.options.nodes, leader);
+            let links =
+                Network::draw_partition(&mut Rng::new(draw), state.options.machines(), leader);
             cut(state, links, for_us);
         }
         Fault::Pause { node, for_us } => {
+            let node = state.member(node);
             world::pause(node);
             spawn_local(async move {
                 madsim::time::sleep(Duration::from_micros(for_us)).await;
@@ -199,6 +221,7 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
             });
         }
         Fault::FailSync { node, nth } => {
+            let node = state.member(node);
             if world::is_running(node) {
                 world::disk_of(node).fail_sync(nth);
                 let member = &mut state.members.borrow_mut()[node];
@@ -214,10 +237,21 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 crash(state, rng, node, Death::Power, for_us);
             }
             Act::Crash => {}
-            Act::Isolate(way) => cut(state, way.links(node, state.options.nodes), for_us),
+            Act::Isolate(way) => cut(state, way.links(node, state.options.machines()), for_us),
         },
         // Asked to end, a leader hands over.
+        Fault::Full { node, room_bytes, for_us } => {
+            let disk = world::disk_of(state.member(node));
+            disk.limit_bytes(Some(disk.used_bytes() + room_bytes));
+            spawn_local(async move {
+                madsim::time::sleep(Duration::from_micros(for_us)).await;
+                disk.limit_bytes(None);
+            });
+        }
+        // (The core tier's: whoever replaces a member that noticed is not here yet.)
+        Fault::Rot { .. } => {}
         Fault::Transfer { node } => {
+            let node = state.member(node);
             if world::is_running(node) {
                 state.members.borrow_mut()[node].may_end = true;
                 world::terminate(node);
@@ -243,7 +277,8 @@ pub fn heal(state: &Rc<State>) {
     state.is_healed.set(true);
     state.note("heal", 0, 0, String::new);
     world::mend();
-    for host in 0..state.options.nodes {
+    for host in 0..state.options.machines() {
+        world::disk_of(host).limit_bytes(None);
         state.members.borrow_mut()[host].crash_in = None;
         world::resume(host);
         start(state, host);

@@ -14,6 +14,7 @@ mod fate;
 mod fault;
 mod grpc;
 mod members;
+mod operator;
 mod prober;
 mod program;
 mod run;

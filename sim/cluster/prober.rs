@@ -10,19 +10,23 @@ use norn_server::runtime::simulated as world;
 use prost::Message;
 
 use super::grpc::{Broken, Channel};
+use super::operator;
 use super::state::{State, state};
 use crate::check::hash::HashCheck;
 use crate::history::{Ask, Failure};
+use crate::rng::Rng;
 use crate::workload;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(700);
 
-pub fn start(host: usize) {
+pub fn start(host: usize, rng: Rng) {
     world::start(host, "prober", || async {
         let state = state();
-        for node in 0..state.options.nodes {
+        spawn_local(operator::run(rng));
+        spawn_local(operator::tidy_up());
+        for node in 0..state.options.machines() {
             spawn_local(look(node));
         }
         std::future::pending::<()>().await;
@@ -36,7 +40,7 @@ async fn look(node: usize) {
         madsim::time::sleep(LOOK_EVERY).await;
         let Ok(channel) = Channel::open(node, PATIENCE).await else { continue };
         loop {
-            if state.is_healed.get() && !state.members.borrow()[node].served {
+            if is_probed(&state, node) {
                 probes += 1;
                 if probe(&state, &channel, node, probes).await.is_err() {
                     break;
@@ -48,6 +52,12 @@ async fn look(node: usize) {
             madsim::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// Whether it has to show that it serves writes, which a learner does not.
+fn is_probed(state: &State, node: usize) -> bool {
+    let member = &state.members.borrow()[node];
+    state.is_healed.get() && member.is_member && !member.is_learner && !member.served
 }
 
 async fn probe(state: &State, channel: &Channel, node: usize, number: u64) -> Result<(), Broken> {

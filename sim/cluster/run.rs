@@ -79,20 +79,20 @@ async fn live(state: &Rc<State>) {
     world::begin(Box::new(norns));
     let mut clocks = rng.fork(3);
     let strikes = fault::draw(options, &mut rng.fork(1), &mut rng.fork(2));
-    let machines = options.nodes + options.clients + options.watchers + 1;
+    let machines = options.machines() + options.clients + options.watchers + 1;
     for host in 0..machines {
         let ppm =
             clocks.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed();
         let shown = Duration::from_millis(1 + clocks.below(3_600_000));
         let wall = Duration::from_secs(WALL);
         // (Clients keep true time: what they were promised is judged by it.)
-        let ppm = if host < options.nodes { ppm } else { 0 };
+        let ppm = if host < options.machines() { ppm } else { 0 };
         world::add_machine(Clock::new(shown, ppm, wall));
     }
     for host in 0..options.nodes {
         members::start(state, host);
     }
-    let mut host = options.nodes;
+    let mut host = options.machines();
     for number in 0..options.clients {
         clients::start(host, number, rng.fork(4));
         host += 1;
@@ -101,8 +101,8 @@ async fn live(state: &Rc<State>) {
         watchers::start(host, number, rng.fork(5));
         host += 1;
     }
-    prober::start(host);
     let mut crashes = rng.fork(6);
+    prober::start(host, rng.fork(7));
     safety(state, &mut crashes, strikes).await;
     if !state.has_failed() {
         recover(state, &mut crashes).await;
@@ -163,7 +163,12 @@ async fn recover(state: &Rc<State>, rng: &mut Rng) {
         let members = state.members.borrow();
         let standing = Standing {
             waited_us: State::now_us() - from,
-            members: members.iter().map(|m| (m.served, m.place)).collect(),
+            // (A learner serves no writes.)
+            members: members
+                .iter()
+                .filter(|m| m.is_member)
+                .map(|m| (m.served || m.is_learner, m.place))
+                .collect(),
         };
         drop(members);
         if standing.is_converged() {
@@ -185,20 +190,20 @@ async fn recover(state: &Rc<State>, rng: &mut Rng) {
 /// Nobody renews a lease any more: all of them run out.
 async fn leases_end(state: &Rc<State>, rng: &mut Rng) {
     let from = State::now_us();
-    loop {
-        let raft = state.raft.borrow();
-        if raft.lost_at.is_some() || raft.model.leases.is_empty() || state.has_failed() {
-            return;
-        }
+    while has_leases(state) && !state.has_failed() {
         let waited_us = State::now_us() - from;
         if waited_us >= LEASES_END_US
-            && let Err(failure) = lease::all_gone(&raft.model.lives, waited_us)
+            && let Err(failure) = lease::all_gone(&state.raft.borrow().model.lives, waited_us)
         {
             return state.fail(failure);
         }
-        drop(raft);
         pass(state, rng, State::now_us() + 1_000_000).await;
     }
+}
+
+fn has_leases(state: &State) -> bool {
+    let raft = state.raft.borrow();
+    raft.lost_at.is_none() && !raft.model.leases.is_empty()
 }
 
 /// Whether every watcher that there is knows everything.

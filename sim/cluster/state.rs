@@ -6,6 +6,7 @@ use std::rc::Rc;
 use norn_server::runtime::simulated as world;
 use tokio::sync::Notify;
 
+use super::operator::Membership;
 use crate::check::convergence::Place;
 use crate::check::hash::HashCheck;
 use crate::check::lease::Times;
@@ -26,6 +27,15 @@ pub struct Member {
     /// Grows with every start.
     pub incarnation: u64,
     pub served: bool,
+    /// The cluster counts it.
+    pub is_member: bool,
+    pub is_learner: bool,
+    /// It was removed, and does not know it yet.
+    pub is_leaving: bool,
+    /// It was removed, and never comes back.
+    pub is_retired: bool,
+    /// It has come so far as to take a turn.
+    pub was_open: bool,
     /// A sync was made to fail, or it was told to end: its process may end by itself.
     pub may_end: bool,
     /// Its disk may have lost what the machine still shows: only a new start of the machine is a way out.
@@ -49,6 +59,8 @@ pub struct Counts {
     pub pieces: u64,
     pub bytes: u64,
     pub calls: u64,
+    pub joins: u64,
+    pub leaves: u64,
 }
 
 /// Something a machine asks of whoever holds its fate.
@@ -67,6 +79,7 @@ pub struct State {
     pub spans: RefCell<Vec<Span>>,
     /// Per watcher: its span, while it is open.
     pub open: RefCell<Vec<Option<usize>>>,
+    pub membership: RefCell<Membership>,
     pub raft: RefCell<RaftCheck>,
     pub times: RefCell<Times>,
     pub hashes: RefCell<HashCheck>,
@@ -96,12 +109,15 @@ pub fn state() -> Rc<State> {
 
 impl State {
     pub fn begin(options: Options, keeps_trace: bool) -> Rc<State> {
-        let members = (0..options.nodes).map(|_| Member::default()).collect();
+        let members = (0..options.machines())
+            .map(|host| Member { is_member: host < options.nodes, ..Member::default() })
+            .collect();
         let state = Rc::new(State {
             members: RefCell::new(members),
             ops: RefCell::default(),
             spans: RefCell::default(),
             open: RefCell::new(vec![None; options.watchers]),
+            membership: RefCell::default(),
             raft: RefCell::new(RaftCheck::new()),
             times: RefCell::default(),
             hashes: RefCell::default(),
@@ -155,6 +171,14 @@ impl State {
             member.log.remove(0);
         }
         member.log.push(line.to_owned());
+    }
+
+    /// A member, for a number drawn.
+    pub fn member(&self, drawn: usize) -> usize {
+        let members = self.members.borrow();
+        let hosts: Vec<usize> =
+            (0..members.len()).filter(|host| members[*host].is_member).collect();
+        if hosts.is_empty() { 0 } else { hosts[drawn % hosts.len()] }
     }
 
     /// Who leads, as far as its members know.

@@ -25,7 +25,7 @@ async fn run(number: usize, mut rng: Rng) {
     madsim::time::sleep(Duration::from_micros(rng.below(5_000_000))).await;
     let mut last = None;
     while !state.has_failed() {
-        let node = rng.below(state.options.nodes as u64) as usize;
+        let node = state.member(rng.below(state.options.machines() as u64) as usize);
         if let Ok(channel) = Channel::open(node, PATIENCE).await {
             // (Why a stream ended matters to nobody: what was told on it does.)
             let _ = watch(&state, number, node, &channel, &mut last, &mut rng).await;

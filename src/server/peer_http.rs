@@ -114,10 +114,20 @@ fn check(core: &Core, headers: &HeaderMap) -> Result<(), Box<Response<Body>>> {
     Ok(())
 }
 
+/// Remembers where the sender is found, in case it has to be answered before it is known.
+fn meet(core: &Core, headers: &HeaderMap) {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let from = text("X-Server-From").and_then(|id| u64::from_str_radix(id, 16).ok());
+    if let (Some(from), Some(urls)) = (from, text("X-PeerURLs").filter(|urls| !urls.is_empty())) {
+        core.transport.meet(from, urls);
+    }
+}
+
 fn stream(core: &Rc<Core>, path: &str, headers: &HeaderMap) -> Response<Body> {
     if let Err(refused) = check(core, headers) {
         return *refused;
     }
+    meet(core, headers);
     let parsed = path.split_once('/').and_then(|(kind, id)| {
         let kind = match kind {
             "msgapp" => StreamKind::MsgApp,
@@ -156,6 +166,7 @@ async fn raft(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body> {
     if let Err(refused) = check(core, request.headers()) {
         return *refused;
     }
+    meet(core, request.headers());
     let body = match read_body(request, POST_BYTES_MAX).await {
         Ok(body) => body,
         Err(status) => return page(status, PLAIN, "error reading raft message\n"),
@@ -194,6 +205,7 @@ async fn snapshot(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body>
     if let Err(refused) = check(core, request.headers()) {
         return *refused;
     }
+    meet(core, request.headers());
     let mut body = request.into_body();
     let mut head = BytesMut::new();
     let message = loop {

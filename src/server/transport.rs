@@ -27,6 +27,8 @@ use crate::runtime::{self, task, time};
 pub const QUEUE_MAX: usize = 4096;
 /// Posts on their way to one member.
 const POSTS_MAX: usize = 64;
+/// Senders that are remembered although they are no members yet: more join at once nowhere.
+const STRANGERS_MAX: usize = 16;
 /// A stream that is silent this long is dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Three keep-alives in a read timeout.
@@ -74,6 +76,14 @@ pub struct Transport {
     /// Members of the cluster being joined, until the log tells who they are.
     remotes: RefCell<BTreeMap<u64, Vec<String>>>,
     removed: RefCell<BTreeSet<u64>>,
+    /// Who asked something of this member, belongs to the cluster and is not known to it yet: it was down when they joined.
+    /// One of them may lead, and has to be answered, or this member would never learn of them.
+    strangers: RefCell<BTreeMap<u64, Stranger>>,
+}
+
+struct Stranger {
+    urls: Vec<String>,
+    posts: Rc<Cell<usize>>,
 }
 
 impl Transport {
@@ -85,6 +95,7 @@ impl Transport {
             peers: RefCell::default(),
             remotes: RefCell::default(),
             removed: RefCell::default(),
+            strangers: RefCell::default(),
         })
     }
 
@@ -117,6 +128,9 @@ impl Transport {
         wanted.extend(members.into_iter().map(|m| (m.id, m.peer_urls)));
         wanted.retain(|id, _| *id != self.id() && !self.is_removed(*id));
         let mut peers = self.peers.borrow_mut();
+        self.strangers
+            .borrow_mut()
+            .retain(|id, _| !wanted.contains_key(id) && !self.is_removed(*id));
         peers.retain(|id, peer| wanted.get(id) == Some(&peer.urls));
         for (id, urls) in wanted {
             if peers.contains_key(&id) {
@@ -141,6 +155,17 @@ impl Transport {
         }
     }
 
+    /// The sender of a request says who it is, and where it is found.
+    pub fn meet(&self, from: u64, urls: &str) {
+        let is_known = self.peers.borrow().contains_key(&from) || from == self.id();
+        let mut strangers = self.strangers.borrow_mut();
+        if is_known || self.is_removed(from) || strangers.len() >= STRANGERS_MAX {
+            return;
+        }
+        let urls = urls.split(',').map(str::to_owned).collect();
+        strangers.entry(from).or_insert_with(|| Stranger { urls, posts: Rc::default() });
+    }
+
     /// Another member opened a stream and will read from it.
     pub fn attach(&self, peer: u64, kind: StreamKind) -> Option<mpsc::Receiver<Part>> {
         let mut peers = self.peers.borrow_mut();
@@ -162,7 +187,12 @@ impl Transport {
         let mut peers = self.peers.borrow_mut();
         for message in messages {
             let to = message.to.0;
-            let Some(peer) = peers.get_mut(&to) else { continue };
+            let Some(peer) = peers.get_mut(&to) else {
+                if let Some(stranger) = self.strangers.borrow().get(&to) {
+                    self.post(core, &stranger.urls, &stranger.posts, message);
+                }
+                continue;
+            };
             let is_append = message.kind == MessageKind::App;
             let kind = match is_append && peer.writers.contains_key(&StreamKind::MsgApp) {
                 true => StreamKind::MsgApp,
@@ -173,7 +203,7 @@ impl Transport {
                     let piece = pieces.entry((to, kind)).or_default();
                     writer.encoder.encode(&message, piece);
                 }
-                None => self.post(core, peer, message),
+                None => self.post(core, &peer.urls, &peer.posts, message),
             }
         }
         for ((to, kind), piece) in pieces {
@@ -187,13 +217,19 @@ impl Transport {
         }
     }
 
-    fn post(self: &Rc<Self>, core: &Rc<Core>, peer: &Peer, message: Message) {
-        if peer.posts.get() >= POSTS_MAX {
+    fn post(
+        self: &Rc<Self>,
+        core: &Rc<Core>,
+        urls: &[String],
+        posts: &Rc<Cell<usize>>,
+        message: Message,
+    ) {
+        if posts.get() >= POSTS_MAX {
             return core.input(Input::Unreachable { id: message.to.0 });
         }
-        let posts = Rc::clone(&peer.posts);
+        let posts = Rc::clone(posts);
         posts.set(posts.get() + 1);
-        let (transport, core, urls) = (Rc::clone(self), Rc::clone(core), peer.urls.clone());
+        let (transport, core, urls) = (Rc::clone(self), Rc::clone(core), urls.to_vec());
         task::spawn_local(async move {
             let mut body = Vec::new();
             codec::encode_message_into(&message, &mut body);
