@@ -41,7 +41,7 @@ impl Register {
             6 => {
                 let back = pen.rng.below(30).cast_signed();
                 // Where a deletion is, compaction has a choice to make.
-                if self.deleted_at > 0 && mix(pen.asked) % 2 == 0 {
+                if self.deleted_at > 0 && mix(pen.asked).is_multiple_of(2) {
                     return Ask::Compact { revision: self.deleted_at };
                 }
                 Ask::Compact { revision: (pen.revision_seen - back).max(1) }

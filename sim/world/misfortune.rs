@@ -92,7 +92,7 @@ impl World {
     /// different connections.
     fn pause(&mut self, node: usize, for_us: u64) {
         self.members[node].paused_until = self.now + for_us;
-        self.members[node].calls_first = for_us % 2 == 0;
+        self.members[node].calls_first = for_us.is_multiple_of(2);
         self.after(for_us, Event::Resume { node });
     }
 
