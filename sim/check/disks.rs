@@ -37,6 +37,8 @@ pub struct Disks {
     of: BTreeMap<u64, Disk>,
     /// Term of each committed entry, by index.
     committed: BTreeMap<u64, u64>,
+    /// Up to which index it was so when a term was the newest of whoever saw it.
+    by_term: BTreeMap<u64, u64>,
 }
 
 impl Disks {
@@ -85,7 +87,10 @@ impl Disks {
             let detail = format!("{id:x} leads term {term}, on its disk: {}", self.of[&id].term);
             return Err(Failure::new("A leader has its term and vote on its disk.", detail));
         }
-        if let Some((last, wanted)) = self.committed.last_key_value() {
+        // (One who is elected late, in a term that others have left, need not know what they have done since.)
+        let before = self.by_term.range(..term).map(|(_, index)| *index).max();
+        if let Some((last, wanted)) = before.and_then(|index| self.committed.get_key_value(&index))
+        {
             let has = raft.term_at(Index(*last)).map(|term| term.0);
             let is_there = raft.last_index().0 >= *last && has.is_none_or(|term| term == *wanted);
             if !is_there {
@@ -123,6 +128,7 @@ impl Disks {
         if commit <= newest {
             return Ok(());
         }
+        self.by_term.insert(raft.term().0, commit);
         for index in newest + 1..=commit {
             if let Some(term) = raft.term_at(Index(index)) {
                 self.committed.insert(index, term.0);

@@ -229,6 +229,8 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 member.is_lossy = true;
             }
         }
+        // (Disks that are full or rot are the core tier's.)
+        Fault::Rot { .. } | Fault::Full { .. } => {}
         Fault::PauseLeader { for_us } => upon_leader(state, rng, Act::Pause, for_us),
         Fault::AtElection { act, for_us, .. } => upon_leader(state, rng, act, for_us),
         Fault::Upon { node, act, for_us } => match act {
