@@ -229,8 +229,6 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 member.is_lossy = true;
             }
         }
-        // (Disks that are full or rot are the core tier's.)
-        Fault::Rot { .. } | Fault::Full { .. } => {}
         Fault::PauseLeader { for_us } => upon_leader(state, rng, Act::Pause, for_us),
         Fault::AtElection { act, for_us, .. } => upon_leader(state, rng, act, for_us),
         Fault::Upon { node, act, for_us } => match act {
@@ -241,7 +239,6 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
             Act::Crash => {}
             Act::Isolate(way) => cut(state, way.links(node, state.options.machines()), for_us),
         },
-        // Asked to end, a leader hands over.
         Fault::Full { node, room_bytes, for_us } => {
             let disk = world::disk_of(state.member(node));
             disk.limit_bytes(Some(disk.used_bytes() + room_bytes));
@@ -252,6 +249,7 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
         }
         // (The core tier's: whoever replaces a member that noticed is not here yet.)
         Fault::Rot { .. } => {}
+        // Asked to end, a leader hands over.
         Fault::Transfer { node } => {
             let node = state.member(node);
             if world::is_running(node) {
