@@ -1,5 +1,7 @@
 //! The faults of a run: an explicit list, drawn before it starts.
 
+use bincode::{Decode, Encode};
+
 use crate::options::Options;
 use crate::rng::Rng;
 
@@ -34,6 +36,97 @@ pub enum Fault {
     Transfer {
         node: usize,
     },
+}
+
+/// Kinds of faults, in both tiers, to name and to count them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Kind {
+    Kill,
+    PowerLoss,
+    KillInBatch,
+    PowerLossInBatch,
+    CrashAndCutStart,
+    Blackout,
+    Partition,
+    Pause,
+    FailSync,
+    Transfer,
+    Sever,
+    Deaf,
+    Jump,
+    Drift,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 14] = [
+        Kind::Kill,
+        Kind::PowerLoss,
+        Kind::KillInBatch,
+        Kind::PowerLossInBatch,
+        Kind::CrashAndCutStart,
+        Kind::Blackout,
+        Kind::Partition,
+        Kind::Pause,
+        Kind::FailSync,
+        Kind::Transfer,
+        Kind::Sever,
+        Kind::Deaf,
+        Kind::Jump,
+        Kind::Drift,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Kill => "kill",
+            Kind::PowerLoss => "power loss",
+            Kind::KillInBatch => "kill in a batch",
+            Kind::PowerLossInBatch => "power loss in a batch",
+            Kind::CrashAndCutStart => "crash, also while opening",
+            Kind::Blackout => "blackout",
+            Kind::Partition => "partition",
+            Kind::Pause => "pause",
+            Kind::FailSync => "failed sync",
+            Kind::Transfer => "transfer",
+            Kind::Sever => "reset connections",
+            Kind::Deaf => "client cut off",
+            Kind::Jump => "clock jump",
+            Kind::Drift => "clock rate",
+        }
+    }
+
+    pub fn is_cluster_only(self) -> bool {
+        matches!(self, Kind::Sever | Kind::Deaf | Kind::Jump | Kind::Drift)
+    }
+}
+
+impl Fault {
+    pub fn kind(&self) -> Kind {
+        match *self {
+            Fault::Crash { boot_syncs, .. } if boot_syncs > 0 => Kind::CrashAndCutStart,
+            Fault::Crash { power: true, in_batches, .. } if in_batches > 0 => {
+                Kind::PowerLossInBatch
+            }
+            Fault::Crash { in_batches, .. } if in_batches > 0 => Kind::KillInBatch,
+            Fault::Crash { power: true, .. } => Kind::PowerLoss,
+            Fault::Crash { .. } => Kind::Kill,
+            Fault::Blackout { .. } => Kind::Blackout,
+            Fault::Partition { .. } => Kind::Partition,
+            Fault::Pause { .. } => Kind::Pause,
+            Fault::FailSync { .. } => Kind::FailSync,
+            Fault::Transfer { .. } => Kind::Transfer,
+        }
+    }
+
+    /// The member it strikes, if it is one.
+    pub fn node(&self) -> Option<usize> {
+        match *self {
+            Fault::Crash { node, .. }
+            | Fault::Pause { node, .. }
+            | Fault::FailSync { node, .. }
+            | Fault::Transfer { node } => Some(node),
+            Fault::Blackout { .. } | Fault::Partition { .. } => None,
+        }
+    }
 }
 
 pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {

@@ -1,39 +1,37 @@
-//! The cluster tier from the outside: its program is built with `--cfg madsim`, beside everything else, and gets a process
-//! for every seed.
+//! Cases in processes of their own. The cluster tier's program is built with `--cfg madsim`, beside everything else; for the
+//! core tier this program calls itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::options::Profile;
-use crate::report::{Exit, Stats};
+use crate::case::Case;
+use crate::report::{Exit, Stats, promise_of};
+use crate::runner::Ran;
+use crate::tally::Tally;
 
 const PROGRAM: &str = "norn-sim-cluster";
 
-/// The program, built.
+/// What `norn-sim` is told to do one case for another `norn-sim`.
+pub const ONE: &str = "one";
+
+/// A program that runs one case.
+#[derive(Debug)]
 pub struct Launcher {
     program: PathBuf,
-}
-
-/// What came of one seed.
-pub struct Ran {
-    pub exit: Exit,
-    pub stats: Stats,
-    /// What it said.
-    pub text: String,
-}
-
-/// What to ask of it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Order<'a> {
-    pub seed: u64,
-    pub profile: Profile,
-    pub trace: Option<&'a str>,
-    pub plant: Option<&'a str>,
-    pub shows_options: bool,
+    first: Option<&'static str>,
 }
 
 impl Launcher {
-    /// Builds it; `plants`: with the mistakes that can be turned on.
+    /// For the core tier.
+    ///
+    /// # Errors
+    /// The system does not say which program this is.
+    pub fn own() -> Result<Launcher, String> {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        Ok(Launcher { program, first: Some(ONE) })
+    }
+
+    /// Builds the cluster tier's; `plants`: with the mistakes that can be turned on.
     ///
     /// # Errors
     /// What cargo or the system refused.
@@ -62,42 +60,40 @@ impl Launcher {
         if !status.success() {
             return Err(format!("building the cluster tier: {status}"));
         }
-        Ok(Launcher { program: target.join("sim").join(PROGRAM) })
+        Ok(Launcher { first: None, program: target.join("sim").join(PROGRAM) })
     }
 
+    /// `recording`: where everything that happens is to be kept.
+    ///
     /// # Errors
     /// It could not be run, or did not run to its end.
-    pub fn run(&self, order: Order<'_>) -> Result<Ran, String> {
+    pub fn run(&self, case: &Case, recording: Option<&Path>) -> Result<Ran, String> {
         let mut command = Command::new(&self.program);
-        command.args(["--seed", &order.seed.to_string()]);
-        command.args(["--profile", &format!("{:?}", order.profile).to_lowercase()]);
-        if let Some(file) = order.trace {
-            command.args(["--trace", file]);
+        command.args(self.first).args(case.flags());
+        if let Some(file) = recording {
+            command.arg("--recording").arg(file);
         }
-        if let Some(name) = order.plant {
-            command.args(["--plant", name]);
-        }
-        if order.shows_options {
-            command.arg("--options");
-        }
-        let output = command.output().map_err(|error| format!("{PROGRAM}: {error}"))?;
+        let name = self.program.display();
+        let output = command.output().map_err(|error| format!("{name}: {error}"))?;
         let said = String::from_utf8_lossy(&output.stdout);
-        let (mut text, mut stats) = (String::new(), None);
+        let (mut text, mut stats, mut tally, mut promise) = (String::new(), None, None, None);
         for line in said.lines() {
-            match Stats::parse(line) {
-                Some(found) => stats = Some(found),
-                None => {
-                    text += line;
-                    text.push('\n');
-                }
+            if let Some(found) = Stats::parse(line) {
+                stats = Some(found);
+            } else if let Some(found) = Tally::parse(line) {
+                tally = Some(found);
+            } else {
+                promise = promise.or(promise_of(line).map(str::to_owned));
+                text += line;
+                text.push('\n');
             }
         }
-        let seed = order.seed;
-        let Some(stats) = stats else {
+        let (Some(stats), Some(tally)) = (stats, tally) else {
             let errors = String::from_utf8_lossy(&output.stderr);
+            let seed = case.seed;
             return Err(format!("seed {seed}: no result, {}\n{text}{errors}", output.status));
         };
         let exit = output.status.code().map_or(Exit::Harness, Exit::of);
-        Ok(Ran { exit, stats, text })
+        Ok(Ran { exit, stats, tally, promise, text })
     }
 }

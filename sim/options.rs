@@ -1,5 +1,6 @@
 //! What a seed stands for: topology, sizes, workload and fault mix. Everything is drawn here and printed.
 
+use crate::less::Less;
 use crate::rng::Rng;
 
 /// A mistake put in by hand, to see whether the checks notice.
@@ -92,6 +93,8 @@ pub struct Options {
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
+    /// What is left out of all this.
+    pub less: Less,
 }
 
 impl Options {
@@ -170,7 +173,16 @@ impl Options {
             transfer_every_us,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
+            less: Less::default(),
         }
+    }
+
+    /// As the seed has it: what is left out changes no draw.
+    pub fn drawn(&self) -> Options {
+        if self.less == Less::default() {
+            return self.clone();
+        }
+        Options::draw(self.seed, self.profile, self.bug)
     }
 
     /// The line that runs this again.
@@ -181,6 +193,9 @@ impl Options {
         }
         if let Some((name, _)) = BUGS.iter().find(|(_, bug)| Some(*bug) == self.bug) {
             line += &format!(" --bug {name}");
+        }
+        if self.less != Less::default() {
+            line += &format!(" --less {}", self.less);
         }
         line
     }

@@ -24,10 +24,9 @@ pub fn check(ops: &[Op], model: &Model) -> Verdict {
                 if let Ask::Put { value, .. } | Ask::Swap { value, .. } = &op.ask
                     && written.contains(value)
                 {
-                    return Err(Failure::new(
-                        "A refused write does not happen.",
-                        format!("{op:?}"),
-                    ));
+                    let failure =
+                        Failure::new("A refused write does not happen.", format!("{op:?}"));
+                    return Err(failure.shown_by(&[op]));
                 }
             }
             Outcome::Unknown => {}
@@ -55,5 +54,5 @@ fn acknowledged(op: &Op, revision: i64, answer: &Answer, model: &Model) -> Verdi
     }
     let there = model.events.get(&revision);
     let detail = format!("{op:?}\nin the final history at revision {revision}: {there:?}");
-    Err(Failure::new("An acknowledged write is in the final history.", detail))
+    Err(Failure::new("An acknowledged write is in the final history.", detail).shown_by(&[op]))
 }

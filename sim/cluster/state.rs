@@ -13,6 +13,7 @@ use crate::check::watch::Span;
 use crate::history::{Failure, Op};
 use crate::member::CrashPoint;
 use crate::options::Options;
+use crate::record::What;
 use crate::trace::Trace;
 
 /// Lines of a member's log that are kept for a report.
@@ -39,6 +40,10 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub turns: u64,
+    /// Drawn, whether or not they struck.
+    pub faults: usize,
+    /// Operations that clients drew, asked or not.
+    pub drawn: usize,
     pub crashes: u64,
     pub boot_crashes: u64,
     pub ends: u64,
@@ -93,7 +98,7 @@ pub fn state() -> Rc<State> {
 }
 
 impl State {
-    pub fn begin(options: Options, keeps_trace: bool) -> Rc<State> {
+    pub fn begin(options: Options, keeps_records: bool) -> Rc<State> {
         let members = (0..options.nodes).map(|_| Member::default()).collect();
         let state = Rc::new(State {
             members: RefCell::new(members),
@@ -102,7 +107,7 @@ impl State {
             open: RefCell::new(vec![None; options.watchers]),
             raft: RefCell::new(RaftCheck::new()),
             hashes: RefCell::default(),
-            trace: RefCell::new(Trace::new(keeps_trace)),
+            trace: RefCell::new(Trace::new(keeps_records)),
             counts: RefCell::default(),
             failure: RefCell::default(),
             events: RefCell::default(),
@@ -127,8 +132,12 @@ impl State {
         (State::now_us(), self.number.get())
     }
 
-    pub fn note(&self, what: &str, a: u64, b: u64, more: impl FnOnce() -> String) {
-        self.trace.borrow_mut().note(State::now_us(), what, a, b, more);
+    pub fn note(&self, what: What) {
+        self.trace.borrow_mut().note(State::now_us(), what);
+    }
+
+    pub fn tell(&self, what: What, more: impl FnOnce() -> String) {
+        self.trace.borrow_mut().tell(State::now_us(), what, more);
     }
 
     pub fn fail(&self, failure: Failure) {

@@ -11,6 +11,7 @@ use crate::history::{Failure, Outcome};
 use crate::member::{Clock, CrashPoint, Member, Seen};
 use crate::options::{Bug, Options};
 use crate::panics;
+use crate::record::{Place, What};
 use crate::rng::Rng;
 
 impl World {
@@ -35,7 +36,7 @@ impl World {
             Err(_) => return self.panicked(node, "while it opened"),
             Ok(Err(error)) if member.disk.inner.is_frozen() => {
                 self.counts.boot_crashes += 1;
-                self.trace.note(self.now, "boot cut short", node as u64, 0, || error.to_string());
+                self.trace.tell(self.now, What::StartCut { node }, || error.to_string());
                 return self.crash(node, true, 100_000);
             }
             Ok(Err(error)) => {
@@ -58,13 +59,8 @@ impl World {
             }
         }
         self.raft.restarted(self.members[node].id);
-        self.trace.note(
-            self.now,
-            "start",
-            node as u64,
-            self.members[node].incarnation,
-            String::new,
-        );
+        let life = self.members[node].incarnation;
+        self.trace.note(self.now, What::Start { node, life });
         let mut inputs = vec![Input::Wake];
         for other in (0..self.members.len()).filter(|other| *other != node) {
             let id = self.members[other].id;
@@ -102,7 +98,7 @@ impl World {
         }
         member.disk.forget_foreign();
         self.counts.crashes += 1;
-        self.trace.note(self.now, "crash", node as u64, u64::from(power), String::new);
+        self.trace.note(self.now, What::Crash { node, power });
         let lost: Vec<u64> = self
             .waiting
             .iter()
@@ -117,6 +113,7 @@ impl World {
         for watcher in 0..self.watchers.len() {
             if self.watchers[watcher].on.is_some_and(|(on, _)| on == node) {
                 self.watchers[watcher].on = None;
+                self.trace.note(self.now, What::Unwatch { watcher });
                 let delay = self.rng.heavy(200_000);
                 self.after(delay, Event::Watch { watcher });
             }
@@ -158,6 +155,7 @@ impl World {
             self.fail(failure);
             return;
         }
+        self.trace.place(self.now, node, Place::of(host.node()));
         let stored = member.disk.stored();
         let submitted = queued(&member.disk).saturating_sub(before) as u64;
         let incarnation = member.incarnation;
@@ -239,13 +237,13 @@ impl World {
     pub(super) fn event(&mut self, node: usize, event: NodeEvent) {
         match event {
             NodeEvent::Raft(line) => {
-                self.trace.note(self.now, "raft", node as u64, 0, || format!("{line:?}"));
+                self.trace.tell(self.now, What::Log { node }, || line.text.clone());
             }
             NodeEvent::Log { text, fields, .. } => {
-                self.trace.note(self.now, "log", node as u64, 0, || format!("{text} {fields:?}"));
+                self.trace.tell(self.now, What::Log { node }, || format!("{text} {fields:?}"));
             }
             NodeEvent::LeaderChanged { leader } => {
-                self.trace.note(self.now, "leader", node as u64, leader.0, String::new);
+                self.trace.tell(self.now, What::Leader { node }, || format!("{:x}", leader.0));
             }
             NodeEvent::MembersChanged | NodeEvent::Serving => {}
             NodeEvent::SendSnapshot { message, file } => self.send_snapshot(node, message, file),
@@ -254,7 +252,7 @@ impl World {
                 self.fail(Failure::new("Nobody is removed unasked.", detail));
             }
             NodeEvent::Failed { reason } => {
-                self.trace.note(self.now, "failed", node as u64, 0, || reason.clone());
+                self.trace.tell(self.now, What::Failed { node }, || reason.clone());
                 if self.members[node].may_fail {
                     self.counts.failed_syncs += 1;
                     self.crash(node, true, 100_000);

@@ -6,11 +6,13 @@ use super::{Event, World};
 use crate::fault::Fault;
 use crate::member::CrashPoint;
 use crate::network::Network;
+use crate::record::What;
 use crate::rng::Rng;
 
 impl World {
     pub(super) fn strike(&mut self, fault: Fault) {
-        self.trace.note(self.now, "fault", 0, 0, || format!("{fault:?}"));
+        let what = What::Fault { kind: fault.kind(), node: fault.node() };
+        self.trace.tell(self.now, what, || format!("{fault:?}"));
         match fault {
             Fault::Crash { node, power, in_batches, sends, down_us, boot_syncs } => {
                 if self.members[node].host.is_none() {
@@ -39,6 +41,7 @@ impl World {
                 let mut rng = Rng::new(draw);
                 let links = Network::draw_partition(&mut rng, self.members.len(), leader);
                 for (a, b) in &links {
+                    self.trace.note(self.now, What::Cut { from: *a, to: *b });
                     let id = self.members[*b].id;
                     self.tell_later(*a, Input::PeerActive { id, active: false });
                 }
@@ -48,6 +51,7 @@ impl World {
                 self.after(for_us, Event::Mend { count: self.partitions });
             }
             Fault::Pause { node, for_us } => {
+                self.trace.note(self.now, What::Pause { node, for_us });
                 self.members[node].paused_until = self.now + for_us;
                 self.after(for_us, Event::Resume { node });
             }
@@ -64,6 +68,7 @@ impl World {
     /// The end of all faults: from here on the cluster has to recover.
     pub fn heal(&mut self) {
         self.is_healed = true;
+        self.trace.note(self.now, What::Heal);
         self.partitions += 1;
         self.network.heal();
         self.mend();

@@ -8,6 +8,7 @@ use prost::Message as _;
 use super::{Event, Watcher, World};
 use crate::check::watch::Span;
 use crate::options::Bug;
+use crate::record::What;
 use crate::workload;
 
 impl World {
@@ -34,6 +35,7 @@ impl World {
         let span = self.spans.len();
         let body = workload::watch(key.as_ref(), start, self.rng.permille(500));
         self.spans.push(Span { node, key, start, responses: Vec::new() });
+        self.trace.note(self.now, What::Watch { watcher, node, start });
         let incarnation = self.members[node].incarnation;
         self.watchers[watcher] =
             Watcher { stream, on: Some((node, incarnation)), span: Some(span) };
@@ -61,9 +63,13 @@ impl World {
         if self.options.bug == Some(Bug::WatchResponseLost) && self.rng.permille(20) {
             return;
         }
+        let revision = response.header.as_ref().map_or(0, |header| header.revision);
+        let told = What::Told { watcher, node, revision, events: response.events.len() };
+        self.trace.tell(self.now, told, || format!("{response:?}"));
         let is_over = response.canceled;
         self.spans[span].responses.push(response);
         if is_over {
+            self.trace.note(self.now, What::Unwatch { watcher });
             self.watchers[watcher].on = None;
             self.after(10_000, Event::Watch { watcher });
         }
