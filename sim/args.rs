@@ -26,7 +26,7 @@ How:
   --time SECONDS              begin nothing after that (sweep, shrink)
   --keep DIR                  a file for every failure (sweep, bugs)
   --keep-going                also after a failure (sweep, bugs)
-  --runs N                    at most (shrink; 400)
+  --runs N                    at most (shrink; 1000)
   --out FILE                  (shrink, report)
   --trace FILE                every event as a line (run, replay)
   --quiet                     only failures and sums
@@ -101,7 +101,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Args, String> {
         recording: None,
         keep: None,
         time: None,
-        runs: 400,
+        runs: 1000,
         jobs: 1,
         keeps_going: false,
         is_quiet: false,

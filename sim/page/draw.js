@@ -83,8 +83,10 @@ class Picture {
     g.beginPath();
     g.rect(LEFT, 0, this.width - LEFT, canvas.clientHeight);
     g.clip();
+    [this.spine, this.terms] = [[], []];
     for (const lane of this.lanes) if (lane.kind === "member") this.member(lane);
     this.messages();
+    this.spines();
     for (const lane of this.lanes) {
       if (lane.kind === "member") this.commits(lane);
       if (lane.kind === "client") this.client(lane);
@@ -121,6 +123,7 @@ class Picture {
       const finish = (until) => {
         if (last === null) return;
         this.box(since, until, top, h, colour[ROLES[last[2]]]);
+        this.spine.push([since, until, lane.middle - 4, 8, colour[ROLES[last[2]]]]);
         labels.push([since, until, "term " + last[3]]);
       };
       for (; at < places.length && places[at][0] <= Math.min(end, to); at++) {
@@ -133,12 +136,11 @@ class Picture {
       }
       if (last === null) last = places[Math.min(at, places.length - 1)] || null;
       finish(Math.min(end, to));
-      g.fillStyle = colour.faint;
       let free = -1;
       for (const [since, until, label] of labels) {
         const left = Math.max(LEFT, this.x(since)) + 3;
         if (this.x(until) - left > 42 && left > free) {
-          g.fillText(label, left, top + 8);
+          this.terms.push([label, left, top + 8]);
           free = left + 46;
         }
       }
@@ -150,11 +152,20 @@ class Picture {
     for (const [start, end, a, b] of run.cuts) {
       if (a === n || b === n) this.box(start, end < 0 ? run.end : end, a === n ? lane.y + lane.h - 5 : lane.y + 1, 3, colour.cut);
     }
-    g.strokeStyle = colour.edge;
-    g.beginPath();
-    g.moveTo(LEFT, lane.middle);
-    g.lineTo(this.width, lane.middle);
-    g.stroke();
+  }
+
+  // Over the arrows, so that a crowd of them hides neither roles nor terms.
+  spines() {
+    for (const [since, until, y, h, colour] of this.spine) this.box(since, until, y, h, colour);
+    const { g, colour } = this;
+    for (const [label, x, y] of this.terms) {
+      g.globalAlpha = 0.75;
+      g.fillStyle = colour.back;
+      g.fillRect(x - 2, y - 7, g.measureText(label).width + 4, 14);
+      g.globalAlpha = 1;
+      g.fillStyle = colour.text;
+      g.fillText(label, x, y);
+    }
   }
 
   // Where the commit index moved: a dot, and the index if there is room.
@@ -228,17 +239,19 @@ class Picture {
         const x = x0 + (x1 - x0) * 0.6, y = y0 + (y1 - y0) * 0.6;
         path.lost.moveTo(x0, y0);
         path.lost.lineTo(x, y);
-        path.heads.rect(x - 2, y - 2, 4, 4);
+        if (hasHeads) path.heads.rect(x - 2, y - 2, 4, 4);
         continue;
       }
       path.lines.moveTo(x0, y0);
       path.lines.lineTo(x1, y1);
       if (hasHeads) head(path.heads, x0, y0, x1, y1);
     }
-    g.globalAlpha = thin ? 0.35 : visible.length > 1500 ? 0.6 : 0.9;
+    const alpha = thin ? 0.35 : visible.length > 1500 ? 0.6 : 0.9;
     for (const group of ["beat", "reply", "append", "index", "prop", "vote", "snap"]) {
       const path = paths[group];
       if (!path) continue;
+      // In a crowd, what is said all the time is the least of it.
+      g.globalAlpha = group === "beat" && !hasHeads ? alpha / 4 : alpha;
       g.strokeStyle = g.fillStyle = this.colour[group];
       g.lineWidth = group === "snap" ? 2 : 1;
       g.stroke(path.lines);

@@ -289,5 +289,5 @@ filters();
 legend();
 listen();
 look(0, run.end);
-point(0);
+point(run.end / 2);
 if (run.promise) showFailure();

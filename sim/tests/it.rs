@@ -1,5 +1,8 @@
 //! A few hundred seeds, the same seed twice, past failures, and mistakes put in by hand that must be noticed.
 
+#[path = "it/failures.rs"]
+mod failures;
+
 use norn_sim::case::{Tier, cases};
 use norn_sim::{BUGS, Bug, Options, Profile, Report, run};
 
