@@ -24,16 +24,18 @@ impl Trace {
 
     /// With more words, for whoever reads it: they are not made if nobody does, and are no part of the hash.
     pub fn tell(&mut self, at: u64, what: What, more: impl FnOnce() -> String) {
-        for word in what.words().into_iter().chain([at]) {
-            self.hash = mix(self.hash.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ word);
-        }
+        what.words().into_iter().chain([at]).for_each(|word| self.fold(word));
         self.tally.count(&what);
         if let Some(records) = &mut self.records {
             records.push(Record { at, what, more: more() });
         }
     }
 
-    /// Where a member is after a turn: worth a record if it moved.
+    fn fold(&mut self, word: u64) {
+        self.hash = mix(self.hash.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ word);
+    }
+
+    /// Where a member is after a turn: worth a record if it moved. The turn itself is part of the hash in any case.
     pub fn place(&mut self, at: u64, node: usize, place: Place) {
         if self.places.len() <= node {
             self.places.resize(node + 1, Place::default());
@@ -44,6 +46,8 @@ impl Trace {
                 self.tally.roles[usize::from(place.role)] += 1;
             }
             self.note(at, What::Place { node, place });
+        } else {
+            self.fold(at ^ (node as u64) << 56);
         }
     }
 }

@@ -148,18 +148,25 @@ impl Fate for Norns {
     fn takes(&mut self, host: Host, inputs: &[Input]) {
         for input in inputs {
             let message = match input {
-                Input::Peer(message) | Input::SnapshotReceived { message, .. } => message,
+                Input::Peer(message) => message,
+                Input::SnapshotReceived { message, .. } => {
+                    self.state.note(What::Snapshot { node: host, index: index(message) });
+                    message
+                }
                 _ => continue,
             };
             let Some(from) = self.state.raft.borrow().host_of(message.from.0) else { continue };
             let mark = Mark::of(from, host, message);
             // (What a broken connection lost leaves its mark behind: the last one sent is the likeliest.)
-            let Some(marks) = self.on_way.get_mut(&mark) else { continue };
+            let Some(mut marks) = self.on_way.remove(&mark) else { continue };
             while marks.len() > MARKS_MAX {
                 marks.pop_front();
             }
             if let Some(id) = marks.pop_front() {
                 self.state.note(What::Arrive { id, to: host });
+            }
+            if !marks.is_empty() {
+                self.on_way.insert(mark, marks);
             }
         }
     }

@@ -219,13 +219,14 @@ class Picture {
     const { run, g } = this, paths = {}, seen = new Set();
     const lanes = [];
     for (let n = 0; n < run.nodes; n++) lanes.push(this.lane("member", n).middle);
-    const visible = [];
+    const visible = [], sent = (us) => lowerBound(run.messages.length, (i) => run.messages[i][0], us);
+    const coarse = sent(this.view[1]) - sent(this.view[0]) > 20000 ? 3 : 1;
     run.messagesBetween(this.view[0], this.view[1], (m, i) => {
       const group = GROUPS[run.kinds[m[2]]] || "reply";
       if (this.hidden.has(run.kinds[m[2]]) || m[3] >= run.nodes || m[4] >= run.nodes) return;
       const x0 = this.x(m[0]), x1 = this.x(m[1] < 0 ? m[0] + run.typical : m[1]);
-      const dx = Math.min(4095, Math.round(x1 - x0));
-      const key = ((((m[2] * 16 + m[3]) * 16 + m[4]) * 2 + (m[8] ? 1 : 0)) * 8192 + Math.round(Math.max(-2000, x0)) + 2000) * 4096 + dx;
+      const dx = Math.min(4095, Math.round((x1 - x0) / coarse));
+      const key = ((((m[2] * 16 + m[3]) * 16 + m[4]) * 2 + (m[8] ? 1 : 0)) * 8192 + Math.round(Math.max(-2000, x0) / coarse) + 2000) * 4096 + dx;
       if (seen.has(key)) return;
       seen.add(key);
       visible.push([m, i, x0, x1, lanes[m[3]], lanes[m[4]], group]);
@@ -434,6 +435,7 @@ class Picture {
   drawOverview() {
     const { run, overview, colour } = this, ratio = devicePixelRatio || 1;
     const width = overview.clientWidth, height = overview.clientHeight;
+    if (width <= LEFT || height === 0) return;
     if (!this.overviewPicture || this.overviewWidth !== width) {
       const bins = new Float64Array(Math.max(1, width - LEFT));
       const bin = (t) => Math.min(bins.length - 1, Math.floor((t / Math.max(1, run.end)) * bins.length));
