@@ -34,6 +34,7 @@ How:
 Without a word in front, --seed means run, and everything else sweep or bugs.
 The last line of sweep and bugs is `passed N of M`.
 Exit status: 0 passed, 2 safety, 3 liveness, 4 panic, 5 not deterministic, 6 the simulator itself.
+A build that would check less, or plant nothing, ends with 6 and says so.
 shrink and report end with 0 when they wrote what they should; replay ends as what it replays.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +68,8 @@ pub struct Args {
     pub is_quiet: bool,
 }
 
-/// Seeds that are kept as a list.
-const SEEDS_MAX: u64 = 100_000_000;
+/// They are kept as a list.
+const SEEDS_MAX: u64 = 1_000_000;
 
 fn command(word: &str) -> Option<Command> {
     Some(match word {

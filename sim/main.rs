@@ -14,6 +14,10 @@ fn main() -> ExitCode {
         );
         return Exit::Harness.into();
     }
+    if std::env::args().skip(1).any(|arg| arg == "--help" || arg == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let done = match args::parse(std::env::args().skip(1)) {
         Ok(args) => command::obey(&args),
         Err(error) => Err(format!("{error}\n{USAGE}")),

@@ -228,7 +228,7 @@ impl<R: Fn(&Case) -> Result<Ran, String>> Shrinker<R> {
             (self.ops, self.drawn) = (ran.stats.ops, ran.stats.drawn);
             self.best = case;
             if self.tells {
-                println!("run {:3}: fewer {what}: {}", self.runs, self.size());
+                println!("run {:3}, {what}: {}", self.runs, self.size());
             }
         }
         Ok(is_same)

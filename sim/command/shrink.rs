@@ -29,7 +29,7 @@ pub fn shrink(args: &Args) -> Result<Exit, String> {
         return Ok(Exit::Difference);
     }
     print!("{}", told(&small, &ran));
-    println!("faults that are left:");
+    println!("faults that struck:");
     for Record { at, what, more } in &recording.records {
         if let What::Fault { .. } = what {
             println!("  {:.6} s {more}", *at as f64 / 1e6);

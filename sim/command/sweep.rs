@@ -19,6 +19,9 @@ const TWICE_EVERY: usize = 10;
 /// Of the core tier's, which are cheaper than a process.
 const CORE_TWICE_EVERY: usize = 50;
 
+/// Seeds of which every kind of fault and message should be one's own.
+const MANY: usize = 100;
+
 #[derive(Default)]
 struct Sum {
     stats: Stats,
@@ -155,7 +158,8 @@ impl Sum {
         let is_cluster = args.cases.iter().any(|case| case.tier == Tier::Cluster);
         print!("{}", self.tally.show(is_cluster));
         let missing = self.tally.missing(is_cluster);
-        if !missing.is_empty() {
+        // (Few seeds show little.)
+        if !missing.is_empty() && self.ran >= MANY {
             println!("never seen: {}", missing.join(", "));
         }
     }

@@ -449,7 +449,9 @@ class Picture {
       g.fillRect(0, 0, width, height);
       const place = (t) => LEFT + (t / Math.max(1, run.end)) * (width - LEFT);
       g.fillStyle = colour.reply;
-      bins.forEach((n, i) => g.fillRect(LEFT + i, height - (n / most) * (height - 16), 1, (n / most) * height));
+      // (By the root: one busy moment must not make all others look idle.)
+      const tall = (n) => Math.sqrt(n / most) * (height - 16);
+      bins.forEach((n, i) => g.fillRect(LEFT + i, height - tall(n), 1, tall(n)));
       g.fillStyle = colour.cut;
       for (const [from, to] of run.cuts) g.fillRect(place(from), 2, Math.max(1, place(to < 0 ? run.end : to) - place(from)), 3);
       for (const [at, , kind] of run.marks) {

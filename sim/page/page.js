@@ -123,13 +123,13 @@ function search() {
 
 function tellHits() {
   const count = picture.hits.length;
-  byId("hits").textContent = byId("query").value.trim() ? (count ? `${Math.max(0, hit) + 1} of ${count}` : "none") : "";
+  byId("hits").textContent = byId("query").value.trim() ? (count ? `${count} hits` : "none") : "";
 }
 
 function nextHit(by) {
   if (!picture.hits.length) return;
   hit = (hit + by + picture.hits.length) % picture.hits.length;
-  tellHits();
+  byId("hits").textContent = `${hit + 1} of ${picture.hits.length}`;
   go(picture.hits[hit]);
 }
 
