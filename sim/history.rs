@@ -117,11 +117,13 @@ pub struct Failure {
     pub detail: String,
     /// The calls that show it, by client and moment of calling, for a picture.
     pub calls: Vec<(usize, u64)>,
+    /// The watch that shows it: member, first revision, and the revision of the response.
+    pub watch: Option<(usize, i64, i64)>,
 }
 
 impl Failure {
     pub fn new(promise: &'static str, detail: impl Into<String>) -> Failure {
-        Failure { promise, detail: detail.into(), calls: Vec::new() }
+        Failure { promise, detail: detail.into(), calls: Vec::new(), watch: None }
     }
 
     pub fn shown_by(mut self, ops: &[&Op]) -> Failure {

@@ -1,7 +1,7 @@
 //! A run, kept whole: from the process that ran it to whoever draws or prints it.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write as _};
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::Path;
 
 use bincode::{Decode, Encode};
@@ -30,6 +30,7 @@ pub struct Broken {
     pub promise: String,
     pub detail: String,
     pub calls: Vec<(usize, u64)>,
+    pub watch: Option<(usize, i64, i64)>,
 }
 
 fn config() -> impl bincode::config::Config {
@@ -53,6 +54,7 @@ impl Recording {
                 promise: failure.promise.to_owned(),
                 detail: crate::report::shorten(&failure.detail),
                 calls: failure.calls.clone(),
+                watch: failure.watch,
             }),
             records,
         }
@@ -72,7 +74,11 @@ impl Recording {
     pub fn read(file: &Path) -> Result<Recording, String> {
         let told = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
         let mut from = BufReader::new(File::open(file).map_err(|e| told(&e))?);
-        bincode::decode_from_std_read(&mut from, config()).map_err(|e| told(&e))
+        let recording = bincode::decode_from_std_read(&mut from, config()).map_err(|e| told(&e))?;
+        match from.fill_buf().map_err(|e| told(&e))? {
+            [] => Ok(recording),
+            _ => Err(told(&"a recording of another version")),
+        }
     }
 
     /// Every record as a line.
@@ -86,5 +92,28 @@ impl Recording {
             writeln!(out, "{}", record.to_string().trim_end()).map_err(told)?;
         }
         out.flush().map_err(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Case;
+    use crate::runner;
+
+    #[test]
+    fn a_recording_is_read_as_it_was_written() {
+        let recording = runner::core(&Case { seed: 3, ..Case::default() }, true).1.unwrap();
+        let name = format!("norn-sim-test-{}.recording", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        recording.write(&file).unwrap();
+        let read = Recording::read(&file).unwrap();
+        assert_eq!((read.hash, &read.records), (recording.hash, &recording.records));
+        let whole = std::fs::read(&file).unwrap();
+        for bytes in [&whole[..whole.len() - 1], &[whole.as_slice(), &[0]].concat()] {
+            std::fs::write(&file, bytes).unwrap();
+            assert!(Recording::read(&file).is_err());
+        }
+        std::fs::remove_file(&file).unwrap();
     }
 }

@@ -24,7 +24,13 @@ impl Trace {
 
     /// With more words, for whoever reads it: they are not made if nobody does, and are no part of the hash.
     pub fn tell(&mut self, at: u64, what: What, more: impl FnOnce() -> String) {
-        what.words().into_iter().chain([at]).for_each(|word| self.fold(word));
+        // (Each word by a factor of its own: which of them it was that changed must show, too.)
+        let [a, b, c, d] = what.words();
+        let words = a.wrapping_mul(0x9fb2_1c65_1e98_df25)
+            ^ b.wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(23)
+            ^ c.wrapping_mul(0xa076_1d64_78bd_642f).rotate_left(41)
+            ^ d.wrapping_mul(0xe703_7ed1_a0b4_28db).rotate_left(11);
+        self.fold(words.wrapping_add(at.wrapping_mul(0x8ebc_6af0_9c88_c6e3)));
         self.tally.count(&what);
         if let Some(records) = &mut self.records {
             records.push(Record { at, what, more: more() });

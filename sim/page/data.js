@@ -38,6 +38,7 @@ class Run {
     this.tellers = [...new Set(this.streams.map((s) => s[2]))].sort((a, b) => a - b);
     const shows = new Set(this.calls.map(([client, at]) => client + " " + at));
     this.failing = this.ops.map((op, i) => (shows.has(op[2] + " " + op[0]) ? i : -1)).filter((i) => i >= 0);
+    this.wrongly = this.findWrongly();
     this.latest = this.blocks(this.messages);
     this.all = this.order();
     // A lost message has no arrival: it is drawn as if it were as quick as most.
@@ -54,6 +55,22 @@ class Run {
       if (["power off", "killed", "ended", "start cut short"].includes(kind) && last && last[1] === this.end) last[1] = at;
     }
     return lives;
+  }
+
+  // What a watcher was told wrongly, or last, if that is what failed: numbers in `told`.
+  findWrongly() {
+    if (!this.watch) return [];
+    const [node, start, revision] = this.watch, found = [];
+    for (const [from, to, watcher, where, first] of this.streams) {
+      if (where !== node || first !== start) continue;
+      const told = this.told.map((row, i) => i).filter((i) => {
+        const [at, who] = this.told[i];
+        return who === watcher && from <= at && (to < 0 || at <= to);
+      });
+      const exact = told.filter((i) => this.told[i][3] === revision && this.told[i][4] > 0);
+      found.push(...(exact.length ? exact.slice(0, 1) : told.slice(-1)));
+    }
+    return found;
   }
 
   // The latest arrival of every block, so that what began long ago is found without looking at everything.
@@ -175,5 +192,3 @@ class Run {
     return this.all.filter(matches);
   }
 }
-
-if (typeof module !== "undefined") module.exports = { Run, lowerBound, seconds };

@@ -156,7 +156,8 @@ class Picture {
 
   // Over the arrows, so that a crowd of them hides neither roles nor terms.
   spines() {
-    for (const [since, until, y, h, colour] of this.spine) this.box(since, until, y, h, colour);
+    const isCrowd = this.visible.length >= HEADS_MAX;
+    for (const [since, until, y, h, colour] of this.spine) if (isCrowd) this.box(since, until, y, h, colour);
     const { g, colour } = this;
     for (const [label, x, y] of this.terms) {
       g.globalAlpha = 0.75;
@@ -271,7 +272,7 @@ class Picture {
     const { g, run } = this, taken = [];
     for (const [m, , x0, x1, y0, y1, group] of visible) {
       const text = run.kinds[m[2]].slice(3) + (m[6] ? " " + m[6] : "") + (m[7] ? "+" + m[7] : "");
-      const x = x0 + (x1 - x0) * 0.5 + 4, y = y0 + (y1 - y0) * 0.5, w = g.measureText(text).width;
+      const x = x0 + (x1 - x0) * 0.3 + 4, y = y0 + (y1 - y0) * 0.3, w = g.measureText(text).width;
       if (taken.some(([a, b, c]) => Math.abs(b - y) < 11 && x < a + c && a < x + w)) continue;
       taken.push([x, y, w]);
       g.fillStyle = this.colour[group];
@@ -380,7 +381,18 @@ class Picture {
       g.lineTo(x + w / 2, lane.y);
       g.fill();
     }
-    if (!run.failing.length) {
+    for (const i of run.wrongly) {
+      const [at, watcher] = run.told[i], lane = this.lane("watcher", watcher);
+      if (!lane) continue;
+      const x = this.x(at);
+      g.strokeRect(x - 5, lane.y, 10, lane.h);
+      g.beginPath();
+      g.moveTo(x - 6, lane.y - 10);
+      g.lineTo(x + 6, lane.y - 10);
+      g.lineTo(x, lane.y - 1);
+      g.fill();
+    }
+    if (!run.failing.length && !run.wrongly.length) {
       const x = this.x(run.end);
       g.beginPath();
       g.moveTo(x, TOP);
@@ -459,6 +471,7 @@ class Picture {
       }
       g.fillStyle = colour.bad;
       for (const i of run.failing) g.fillRect(place(run.ops[i][0]) - 1, 0, 3, height);
+      for (const i of run.wrongly) g.fillRect(place(run.told[i][0]) - 1, 0, 3, height);
       this.overviewWidth = width;
     }
     [overview.width, overview.height] = [width * ratio, height * ratio];

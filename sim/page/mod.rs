@@ -34,6 +34,8 @@ struct Rows<'a> {
     detail: &'a str,
     /// The calls that show it: client, moment.
     calls: &'a [(usize, u64)],
+    /// Or the watch that shows it: member, first revision, revision of the response.
+    watch: Option<(usize, i64, i64)>,
     end: u64,
     nodes: usize,
     clients: usize,
@@ -97,6 +99,7 @@ fn rows<'a>(recording: &'a Recording, head: &'a Head) -> Rows<'a> {
         promise: broken.map_or("", |broken: &Broken| &broken.promise),
         detail: broken.map_or("", |broken| &broken.detail),
         calls: broken.map_or(&[], |broken| &broken.calls),
+        watch: broken.and_then(|broken| broken.watch),
         end: recording.records.last().map_or(0, |record| record.at),
         nodes: recording.nodes,
         clients: recording.clients,

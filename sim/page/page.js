@@ -134,7 +134,11 @@ function nextHit(by) {
 }
 
 function showFailure() {
-  const ops = run.failing.map((i) => run.ops[i]);
+  const ops = run.failing.map((i) => run.ops[i]), [told] = run.wrongly;
+  if (told !== undefined) {
+    look(run.told[told][0] - 200000, run.told[told][0] + 100000);
+    return point(run.told[told][0], run.all.find((entry) => entry[1] === "told" && entry[2] === told));
+  }
   if (!ops.length) {
     look(run.end - Math.min(run.end, 1000000), run.end);
     return point(run.end);

@@ -59,6 +59,11 @@ fn from_a_sweep_to_a_page() {
     let page = std::fs::read_to_string(dir.join("small.html")).unwrap();
     assert!(page.contains("Each key is a linearizable register.") && !page.contains("{{"));
     assert_eq!(page.matches("</script>").count(), 2, "data must not end its element");
+    let rows = page.split("id=\"rows\">").nth(1).and_then(|rest| rest.split("</script>").next());
+    let rows: serde_json::Value = serde_json::from_str(rows.unwrap()).unwrap();
+    let count = |name: &str| rows[name].as_array().unwrap().len();
+    assert_eq!((count("ops"), count("calls")), (asks.len(), 1));
+    assert!(count("messages") > 100 && count("places") > 10);
     for outside in ["http://", "https://", "src=", "@import"] {
         let code = page.split("application/json").next().unwrap_or_default();
         assert!(!code.contains(outside), "the page must stand alone: {outside}");
