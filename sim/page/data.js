@@ -3,7 +3,7 @@
 
 const ROLES = ["follower", "precandidate", "candidate", "leader"];
 const ENDS = ["done", "refused", "unknown"];
-const FATES = ["", "lost", "link cut", "nobody there", "still under way"];
+const FATES = ["", "lost", "link cut", "nobody there", "never arrived"];
 
 // Message kinds by what they are for; each group has a colour.
 const GROUPS = {

@@ -242,6 +242,11 @@ function listen() {
   });
 }
 
+function tellHidden() {
+  const count = picture.hidden.size;
+  document.querySelector("#filters summary").textContent = "show" + (count ? ` (${count} hidden)` : "");
+}
+
 // What there is to show, with how much of it there is.
 function filters() {
   const counts = new Map();
@@ -250,6 +255,7 @@ function filters() {
     const label = element("label"), box = element("input", undefined, { type: "checkbox", checked: !picture.hidden.has(name) });
     box.onchange = () => {
       picture.hidden[box.checked ? "delete" : "add"](name);
+      tellHidden();
       picture.ask();
     };
     const swatch = element("i");
@@ -258,6 +264,7 @@ function filters() {
     byId("kinds").append(label);
   };
   if (run.messages.length > 20000) ["MsgHeartbeat", "MsgHeartbeatResp"].forEach((kind) => picture.hidden.add(kind));
+  tellHidden();
   for (const [kind, count] of [...counts].sort()) add(kind, count, `var(--${GROUPS[kind] || "reply"})`);
   add("commits", run.places.length, "var(--commit)");
   add("ops", run.ops.length, "var(--write)");

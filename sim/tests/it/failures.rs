@@ -54,6 +54,11 @@ fn from_a_sweep_to_a_page() {
     assert!(asks.len() <= 5 && faults.is_empty(), "{}", case.line());
 
     must(&sim(&["replay", "small.case"], &dir), 2, "the same run as the one that was kept");
+    let traces = ["once.txt", "again.txt"].map(|trace| {
+        sim(&["replay", "small.case", "--trace", trace, "--quiet"], &dir);
+        std::fs::read(dir.join(trace)).unwrap()
+    });
+    assert!(traces[0] == traces[1] && traces[0].len() > 10_000, "byte for byte");
 
     must(&sim(&["report", "small.case", "--out", "small.html"], &dir), 0, "events");
     let page = std::fs::read_to_string(dir.join("small.html")).unwrap();
