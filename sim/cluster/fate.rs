@@ -24,7 +24,7 @@ pub struct Norns {
     on_way: BTreeMap<Mark, VecDeque<u64>>,
 }
 
-/// More of the same are not on their way at a time.
+/// More that look the same are not on their way at a time.
 const MARKS_MAX: usize = 4;
 
 /// From, to, kind, term, index, number of entries, context.
@@ -157,7 +157,7 @@ impl Fate for Norns {
             };
             let Some(from) = self.state.raft.borrow().host_of(message.from.0) else { continue };
             let mark = Mark::of(from, host, message);
-            // (What a broken connection lost leaves its mark behind: the last one sent is the likeliest.)
+            // (What a broken connection lost leaves its mark behind: only the last few can be this one.)
             let Some(mut marks) = self.on_way.remove(&mark) else { continue };
             while marks.len() > MARKS_MAX {
                 marks.pop_front();

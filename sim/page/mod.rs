@@ -42,8 +42,7 @@ struct Rows<'a> {
     watchers: usize,
     kinds: Vec<&'static str>,
     messages: Vec<Message>,
-    /// Moment, node, role, term, leader, commit, applied, revision.
-    places: Vec<(u64, usize, u8, u64, i64, u64, u64, i64)>,
+    places: Vec<Place>,
     ops: Vec<Op>,
     /// Moment, watcher, node, revision, events, text.
     told: Vec<(u64, usize, usize, i64, usize, String)>,
@@ -57,6 +56,8 @@ struct Rows<'a> {
     marks: Vec<(u64, i64, &'static str, String)>,
 }
 
+/// Moment, node, role, term, leader, commit, applied, revision.
+type Place = (u64, usize, u8, u64, i64, u64, u64, i64);
 /// Sent, arrived, kind, from, to, term, index, entries, fate: 0 arrived, 1 lost, 2 cut off, 3 nobody there, 4 under way.
 type Message = (u64, i64, u8, usize, usize, u64, u64, usize, u8);
 /// Asked, answered, client, node, end (0 done, 1 refused, 2 unknown), revision, question, answer.
@@ -188,7 +189,7 @@ impl Open {
     }
 
     /// A second copy is a message of its own.
-    fn arrives(&mut self, id: u64, at: u64, rows: &mut Rows<'_>) {
+    fn arrives(&self, id: u64, at: u64, rows: &mut Rows<'_>) {
         let Some(message) = self.messages.get(&id).map(|m| &mut rows.messages[*m]) else { return };
         let mut copy = *message;
         (copy.1, copy.8) = (at.cast_signed(), 0);
