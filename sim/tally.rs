@@ -124,7 +124,7 @@ impl Tally {
             ("messages", list(messages.map(|(kind, n)| (kind.name(), *n)))),
             ("faults", list(faults.map(|(kind, n)| (kind.name(), *n)))),
             ("roles", list(ROLES.into_iter().zip(self.roles))),
-            ("came of it", list(BLOWS.into_iter().zip(self.blows))),
+            ("came of it", list(BLOWS.into_iter().zip(self.blows).filter(|(_, n)| *n > 0))),
         ];
         lines.iter().fold(String::new(), |mut text, (name, list)| {
             let _ = writeln!(text, "{name}: {list}");
