@@ -1,5 +1,7 @@
 //! The faults of a run: an explicit list, drawn before it starts.
 
+use bincode::{Decode, Encode};
+
 use crate::options::Options;
 use crate::rng::Rng;
 
@@ -92,6 +94,119 @@ impl Way {
             Way::In => vec![(other, node)],
         });
         links.collect()
+    }
+}
+
+/// Kinds of faults, in both tiers, to name and to count them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Kind {
+    Kill,
+    PowerLoss,
+    KillInBatch,
+    PowerLossInBatch,
+    CrashAndCutStart,
+    Blackout,
+    Partition,
+    Pause,
+    FailSync,
+    Transfer,
+    AtElection,
+    PauseLeader,
+    Rot,
+    Full,
+    Sever,
+    Deaf,
+    Jump,
+    Drift,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 18] = [
+        Kind::Kill,
+        Kind::PowerLoss,
+        Kind::KillInBatch,
+        Kind::PowerLossInBatch,
+        Kind::CrashAndCutStart,
+        Kind::Blackout,
+        Kind::Partition,
+        Kind::Pause,
+        Kind::FailSync,
+        Kind::Transfer,
+        Kind::AtElection,
+        Kind::PauseLeader,
+        Kind::Rot,
+        Kind::Full,
+        Kind::Sever,
+        Kind::Deaf,
+        Kind::Jump,
+        Kind::Drift,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Kill => "kill",
+            Kind::PowerLoss => "power loss",
+            Kind::KillInBatch => "kill in a batch",
+            Kind::PowerLossInBatch => "power loss in a batch",
+            Kind::CrashAndCutStart => "crash, also while opening",
+            Kind::Blackout => "blackout",
+            Kind::Partition => "partition",
+            Kind::Pause => "pause",
+            Kind::FailSync => "failed sync",
+            Kind::Transfer => "transfer",
+            Kind::AtElection => "upon an election",
+            Kind::PauseLeader => "pause of a leader",
+            Kind::Rot => "flipped bit",
+            Kind::Full => "full disk",
+            Kind::Sever => "reset connections",
+            Kind::Deaf => "client cut off",
+            Kind::Jump => "clock jump",
+            Kind::Drift => "clock rate",
+        }
+    }
+
+    pub fn is_cluster_only(self) -> bool {
+        matches!(self, Kind::Sever | Kind::Deaf | Kind::Jump | Kind::Drift)
+    }
+}
+
+impl Fault {
+    pub fn kind(&self) -> Kind {
+        match *self {
+            Fault::Crash { boot_syncs, .. } if boot_syncs > 0 => Kind::CrashAndCutStart,
+            Fault::Crash { power: true, in_batches, .. } if in_batches > 0 => {
+                Kind::PowerLossInBatch
+            }
+            Fault::Crash { in_batches, .. } if in_batches > 0 => Kind::KillInBatch,
+            Fault::Crash { power: true, .. } => Kind::PowerLoss,
+            Fault::Crash { .. } => Kind::Kill,
+            Fault::Blackout { .. } => Kind::Blackout,
+            Fault::Partition { .. } => Kind::Partition,
+            Fault::Pause { .. } => Kind::Pause,
+            Fault::FailSync { .. } => Kind::FailSync,
+            Fault::Transfer { .. } => Kind::Transfer,
+            Fault::AtElection { .. } | Fault::Upon { .. } => Kind::AtElection,
+            Fault::PauseLeader { .. } => Kind::PauseLeader,
+            Fault::Rot { .. } => Kind::Rot,
+            Fault::Full { .. } => Kind::Full,
+        }
+    }
+
+    /// The member it strikes, if it is one.
+    pub fn node(&self) -> Option<usize> {
+        match *self {
+            Fault::Crash { node, .. }
+            | Fault::Pause { node, .. }
+            | Fault::FailSync { node, .. }
+            | Fault::Upon { node, .. }
+            | Fault::Rot { node, .. }
+            | Fault::Full { node, .. }
+            | Fault::Transfer { node } => Some(node),
+            Fault::Blackout { .. }
+            | Fault::Partition { .. }
+            | Fault::AtElection { .. }
+            | Fault::PauseLeader { .. } => None,
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use norn_proto::{etcdserverpb as pb, mvccpb};
 
+use crate::record::End;
+
 #[derive(Clone, Debug)]
 pub enum Ask {
     Put {
@@ -137,6 +139,17 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// In the words of a trace, with the revision that was told.
+    pub fn end(&self) -> (End, i64) {
+        match self {
+            Outcome::Unknown => (End::Unknown, 0),
+            Outcome::Refused(_) => (End::Refused, 0),
+            Outcome::Ok { revision, .. } => (End::Done, *revision),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Op {
     pub client: usize,
@@ -165,11 +178,20 @@ pub struct Failure {
     pub promise: &'static str,
     /// The smallest piece of history that shows it.
     pub detail: String,
+    /// The calls that show it, by client and moment of calling, for a picture.
+    pub calls: Vec<(usize, u64)>,
+    /// The watch that shows it: member, first revision, and the revision of the response.
+    pub watch: Option<(usize, i64, i64)>,
 }
 
 impl Failure {
     pub fn new(promise: &'static str, detail: impl Into<String>) -> Failure {
-        Failure { promise, detail: detail.into() }
+        Failure { promise, detail: detail.into(), calls: Vec::new(), watch: None }
+    }
+
+    pub fn shown_by(mut self, ops: &[&Op]) -> Failure {
+        self.calls = ops.iter().map(|op| (op.client, op.called.0)).collect();
+        self
     }
 }
 

@@ -1,42 +1,40 @@
-//! Programs that need flags of their own, built beside everything else: the cluster tier (`--cfg madsim`), which gets a
-//! process for every seed, and either tier with planted bugs (`--cfg norn_planted`).
+//! Cases in processes of their own. The cluster tier's program is built with `--cfg madsim`, beside everything else; for the
+//! core tier this program calls itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::options::Profile;
-use crate::report::{Exit, Stats};
+use crate::case::Case;
+use crate::report::{Exit, Stats, promise_of};
+use crate::runner::Ran;
+use crate::tally::Tally;
 
-const PROGRAM: &str = "norn-sim-cluster";
+const CLUSTER: &str = "norn-sim-cluster";
 const CORE: &str = "norn-sim";
-/// Where it is built with planted bugs.
+/// Where the core tier is built with planted bugs.
 const PLANTED_DIR: &str = "planted";
 
-/// The program, built.
+/// What `norn-sim` is told to do one case for another `norn-sim`.
+pub const ONE: &str = "one";
+
+/// A program that runs one case.
+#[derive(Debug)]
 pub struct Launcher {
     program: PathBuf,
-}
-
-/// What came of one seed.
-pub struct Ran {
-    pub exit: Exit,
-    pub stats: Stats,
-    /// What it said.
-    pub text: String,
-}
-
-/// What to ask of it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Order<'a> {
-    pub seed: u64,
-    pub profile: Profile,
-    pub trace: Option<&'a str>,
-    pub plant: Option<&'a str>,
-    pub shows_options: bool,
+    first: Option<&'static str>,
 }
 
 impl Launcher {
-    /// Builds it; `plants`: with the mistakes that can be turned on.
+    /// For the core tier.
+    ///
+    /// # Errors
+    /// The system does not say which program this is.
+    pub fn own() -> Result<Launcher, String> {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        Ok(Launcher { program, first: Some(ONE) })
+    }
+
+    /// Builds the cluster tier's; `plants`: with the mistakes that can be turned on.
     ///
     /// # Errors
     /// What cargo or the system refused.
@@ -45,64 +43,54 @@ impl Launcher {
             true => ("madsim-planted", "--cfg madsim --cfg norn_planted"),
             false => ("madsim", "--cfg madsim"),
         };
-        Ok(Launcher { program: build(PROGRAM, dir, flags)? })
+        Ok(Launcher { first: None, program: build(CLUSTER, dir, flags)? })
     }
 
+    /// Builds the core tier with the mistakes that can be turned on.
+    ///
+    /// # Errors
+    /// What cargo or the system refused.
+    pub fn build_planted_core() -> Result<Launcher, String> {
+        Ok(Launcher { first: Some(ONE), program: build(CORE, PLANTED_DIR, "--cfg norn_planted")? })
+    }
+
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// `recording`: where everything that happens is to be kept.
+    ///
     /// # Errors
     /// It could not be run, or did not run to its end.
-    pub fn run(&self, order: Order<'_>) -> Result<Ran, String> {
+    pub fn run(&self, case: &Case, recording: Option<&Path>) -> Result<Ran, String> {
         let mut command = Command::new(&self.program);
-        command.args(["--seed", &order.seed.to_string()]);
-        command.args(["--profile", &format!("{:?}", order.profile).to_lowercase()]);
-        if let Some(file) = order.trace {
-            command.args(["--trace", file]);
+        command.args(self.first).args(case.flags());
+        if let Some(file) = recording {
+            command.arg("--recording").arg(file);
         }
-        if let Some(name) = order.plant {
-            command.args(["--plant", name]);
-        }
-        if order.shows_options {
-            command.arg("--options");
-        }
-        let output = command.output().map_err(|error| format!("{PROGRAM}: {error}"))?;
+        let name = self.program.display();
+        let output = command.output().map_err(|error| format!("{name}: {error}"))?;
         let said = String::from_utf8_lossy(&output.stdout);
-        let (mut text, mut stats) = (String::new(), None);
+        let (mut text, mut stats, mut tally, mut promise) = (String::new(), None, None, None);
         for line in said.lines() {
-            match Stats::parse(line) {
-                Some(found) => stats = Some(found),
-                None => {
-                    text += line;
-                    text.push('\n');
-                }
+            if let Some(found) = Stats::parse(line) {
+                stats = Some(found);
+            } else if let Some(found) = Tally::parse(line) {
+                tally = Some(found);
+            } else {
+                promise = promise.or(promise_of(line).map(str::to_owned));
+                text += line;
+                text.push('\n');
             }
         }
-        let seed = order.seed;
-        let Some(stats) = stats else {
+        let (Some(stats), Some(tally)) = (stats, tally) else {
             let errors = String::from_utf8_lossy(&output.stderr);
+            let seed = case.seed;
             return Err(format!("seed {seed}: no result, {}\n{text}{errors}", output.status));
         };
         let exit = output.status.code().map_or(Exit::Harness, Exit::of);
-        Ok(Ran { exit, stats, text })
+        Ok(Ran { exit, stats, tally, promise, text })
     }
-}
-
-/// Builds the core tier with the mistakes that can be turned on.
-///
-/// # Errors
-/// What cargo or the system refused.
-pub fn planted_core() -> Result<PathBuf, String> {
-    build(CORE, PLANTED_DIR, "--cfg norn_planted")
-}
-
-/// Does the same again in a build with the mistakes that can be turned on.
-///
-/// # Errors
-/// It could not be built or run.
-pub fn again_planted() -> Result<Exit, String> {
-    let status = Command::new(planted_core()?)
-        .args(std::env::args_os().skip(1))
-        .status()
-        .map_err(|error| format!("{CORE}: {error}"))?;
-    Ok(status.code().map_or(Exit::Harness, Exit::of))
 }
 
 /// Builds a program with flags of its own, in a directory beside the others.

@@ -10,22 +10,33 @@
 //! Then whatever a check says is a bug, in the node or here.
 
 pub mod args;
+pub mod case;
 pub mod check;
 #[cfg(madsim)]
 pub mod cluster;
+pub mod command;
 mod disk;
 mod fault;
 pub mod history;
+pub mod kept;
 pub mod launch;
+pub mod less;
 mod member;
 pub mod model;
 pub mod mutants;
 mod network;
 pub mod options;
+pub mod page;
 mod panics;
+mod progress;
+pub mod record;
+pub mod recording;
 pub mod report;
 mod rng;
 mod run;
+pub mod runner;
+pub mod shrink;
+pub mod tally;
 mod trace;
 mod verdict;
 mod workload;

@@ -5,17 +5,18 @@
 //! spent. In the core tier that is one process, of a build with the switch; in the cluster tier one per seed.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use norn_planted::{Bug, Hunt};
 
-use crate::args::{self, Args};
-use crate::launch::{self, Launcher, Order};
+use crate::args::Args;
+use crate::case::{self, Case, Tier};
+use crate::launch::Launcher;
 use crate::report::{self, Exit};
-use crate::{Options, Profile, run};
+use crate::run;
 
 /// Seeds between two starts: more than any of them takes.
 const STRIDE: u64 = 1_000_000;
@@ -33,18 +34,9 @@ struct Find {
 
 /// What bugs are hunted with.
 struct Tools {
-    core: Option<PathBuf>,
+    core: Option<Launcher>,
     cluster: Option<Launcher>,
     budget_us: u64,
-}
-
-/// The catalogue's bug of that name.
-///
-/// # Errors
-/// There is none.
-pub fn planted(name: &str) -> Result<Bug, String> {
-    let found = Bug::ALL.iter().find(|bug| bug.name() == name);
-    found.copied().ok_or(format!("no planted bug {name}"))
 }
 
 /// `norn-sim mutants`.
@@ -52,14 +44,15 @@ pub fn planted(name: &str) -> Result<Bug, String> {
 /// # Errors
 /// Something could not be built or run.
 pub fn exam(args: &Args) -> Result<Exit, String> {
-    let wanted = |bug: &&Bug| args.plant.as_ref().is_none_or(|name| bug.name() == name);
+    let only = args.cases.first().and_then(|case| case.plant);
+    let wanted = |bug: &&Bug| only.is_none_or(|only| **bug == only);
     let bugs: Vec<Bug> =
         Bug::ALL.iter().filter(wanted).filter(|bug| bug.hunt() != Hunt::Fuzz).copied().collect();
     if bugs.is_empty() {
         return Err("that one is for the fuzz targets: see fuzz/exam".to_owned());
     }
     let is_core = |bug: &Bug| matches!(bug.hunt(), Hunt::Core(_));
-    let core = bugs.iter().any(is_core).then(launch::planted_core).transpose()?;
+    let core = bugs.iter().any(is_core).then(Launcher::build_planted_core).transpose()?;
     let cluster = (!bugs.iter().all(is_core)).then(|| Launcher::build(true)).transpose()?;
     let tools = Tools { core, cluster, budget_us: args.budget_s * 1_000_000 };
     println!("{} starts each, at most {} CPU seconds per start", args.starts, args.budget_s);
@@ -106,16 +99,17 @@ pub fn exam(args: &Args) -> Result<Exit, String> {
 /// # Errors
 /// This build has no switch.
 pub fn hunt(args: &Args) -> Result<Exit, String> {
-    let bug = args.plant.as_deref().ok_or("hunt wants --plant NAME")?;
+    let case = args.cases.first().filter(|case| case.plant.is_some());
+    let case = case.ok_or("hunt wants --plant NAME")?;
     if !norn_planted::is_switchable() {
         return Err("hunt is for the build that has planted bugs".to_owned());
     }
-    norn_planted::only(Some(planted(bug)?));
+    norn_planted::only(case.plant);
     let mut find = Find::default();
-    let first = args.cases.first().map_or(0, |case| case.seed);
+    let first = case.seed;
     while find.promise.is_none() && find.cpu_us < args.budget_s * 1_000_000 {
         let seed = first + find.seeds;
-        let report = run(Options::draw(seed, args.profile, None), false);
+        let report = run(Case { seed, ..case.clone() }.options(), false);
         find.seeds += 1;
         find.cpu_us = cpu_us();
         if let Some(failure) = report.failure {
@@ -136,8 +130,8 @@ impl Tools {
         let from = start * STRIDE;
         match bug.hunt() {
             Hunt::Core(profile) => {
-                let program = self.core.as_deref().expect("built for it");
-                core(program, bug, profile, from, self.budget_us)
+                let launcher = self.core.as_ref().expect("built for it");
+                core(launcher.program(), bug, profile, from, self.budget_us)
             }
             Hunt::Cluster(profile) => self.cluster(bug, profile, from),
             Hunt::Fuzz => unreachable!("not hunted here"),
@@ -146,25 +140,20 @@ impl Tools {
 
     fn cluster(&self, bug: Bug, profile: &str, from: u64) -> Result<Find, String> {
         let launcher = self.cluster.as_ref().expect("built for it");
-        let profile = profile_of(profile)?;
+        let profile = case::profile(profile).ok_or(format!("no profile {profile}"))?;
         let mut find = Find::default();
         while find.promise.is_none() && find.cpu_us < self.budget_us {
-            let (seed, plant) = (from + find.seeds, Some(bug.name()));
-            let ran = launcher.run(Order { seed, profile, plant, ..Order::default() })?;
+            let (tier, seed, plant) = (Tier::Cluster, from + find.seeds, Some(bug));
+            let ran =
+                launcher.run(&Case { tier, profile, seed, plant, ..Case::default() }, None)?;
             find.seeds += 1;
             find.cpu_us += ran.stats.cpu_us;
             if ran.exit != Exit::Pass {
-                let said = ran.text.lines().find(|line| line.starts_with("FAILED"));
-                let promise = said.and_then(|line| line.split_once(": ")).map_or("", |(_, p)| p);
-                find.promise = Some(promise.to_owned());
+                find.promise = Some(ran.promise.unwrap_or_default());
             }
         }
         Ok(find)
     }
-}
-
-fn profile_of(name: &str) -> Result<Profile, String> {
-    args::profile(name).ok_or(format!("no profile {name}"))
 }
 
 fn core(

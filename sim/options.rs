@@ -1,5 +1,6 @@
 //! What a seed stands for: topology, sizes, workload and fault mix. Everything is drawn here and printed.
 
+use crate::less::Less;
 use crate::rng::Rng;
 
 /// A mistake put in by hand, to see whether the checks notice.
@@ -122,6 +123,8 @@ pub struct Options {
     pub memory_entries: u64,
     pub watch_responses: usize,
     pub watch_revisions: usize,
+    /// What is left out of all this.
+    pub less: Less,
 }
 
 impl Options {
@@ -215,6 +218,7 @@ impl Options {
             memory_entries: 0,
             watch_responses: 0,
             watch_revisions: 0,
+            less: Less::default(),
         };
         options.draw_windows(&mut Rng::new(seed ^ 0x5769_6e64_6f77));
         options.draw_members(&mut Rng::new(seed ^ 0x4f70_6572_6174));
@@ -285,6 +289,14 @@ impl Options {
         self.tick_ms * 1000 * u64::from(self.election_ticks)
     }
 
+    /// As the seed has it: what is left out changes no draw.
+    pub fn drawn(&self) -> Options {
+        if self.less == Less::default() {
+            return self.clone();
+        }
+        Options::draw(self.seed, self.profile, self.bug)
+    }
+
     /// The line that runs this again.
     pub fn replay(&self) -> String {
         let mut line = format!("cargo sim run --seed {}", self.seed);
@@ -293,6 +305,9 @@ impl Options {
         }
         if let Some((name, _)) = BUGS.iter().find(|(_, bug)| Some(*bug) == self.bug) {
             line += &format!(" --bug {name}");
+        }
+        if self.less != Less::default() {
+            line += &format!(" --less {}", self.less);
         }
         line
     }

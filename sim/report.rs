@@ -49,6 +49,22 @@ pub fn exit_of(failure: &Failure) -> Exit {
     }
 }
 
+/// Says what broke, and how the process is to end.
+pub fn failed(seed: u64, failure: Option<&Failure>, text: &mut String) -> Exit {
+    let Some(failure) = failure else { return Exit::Pass };
+    text.push_str(&format!("{FAILED} {seed}: {}\n", failure.promise));
+    text.push_str(&shorten(&failure.detail));
+    text.push('\n');
+    exit_of(failure)
+}
+
+/// The promise, if this is the line that says that it broke.
+pub fn promise_of(line: &str) -> Option<&str> {
+    Some(line.strip_prefix(FAILED)?.split_once(": ")?.1)
+}
+
+const FAILED: &str = "FAILED seed";
+
 /// Padding of values says nothing.
 pub fn shorten(text: &str) -> String {
     let mut out = String::new();
@@ -72,6 +88,9 @@ pub struct Stats {
     pub events: u64,
     /// Checks that had to be given up.
     pub gaps: u64,
+    /// Faults that were drawn, and operations, whether asked or not.
+    pub faults: u64,
+    pub drawn: u64,
     pub cpu_us: u64,
 }
 
@@ -80,8 +99,8 @@ const STATS: &str = "stats";
 impl Stats {
     /// From one program to the other.
     pub fn line(&self) -> String {
-        let Stats { hash, simulated_us, ops, events, gaps, cpu_us } = self;
-        format!("{STATS} {hash} {simulated_us} {ops} {events} {gaps} {cpu_us}")
+        let Stats { hash, simulated_us, ops, events, gaps, faults, drawn, cpu_us } = self;
+        format!("{STATS} {hash} {simulated_us} {ops} {events} {gaps} {faults} {drawn} {cpu_us}")
     }
 
     pub fn parse(line: &str) -> Option<Stats> {
@@ -93,6 +112,8 @@ impl Stats {
             ops: next()?,
             events: next()?,
             gaps: next()?,
+            faults: next()?,
+            drawn: next()?,
             cpu_us: next()?,
         })
     }
@@ -102,6 +123,8 @@ impl Stats {
         self.ops += other.ops;
         self.events += other.events;
         self.gaps += other.gaps;
+        self.faults += other.faults;
+        self.drawn += other.drawn;
         self.cpu_us += other.cpu_us;
     }
 }
@@ -112,10 +135,27 @@ mod tests {
 
     #[test]
     fn a_line_of_numbers_is_read_as_it_was_written() {
-        let stats =
-            Stats { hash: u64::MAX, simulated_us: 1, ops: 2, events: 3, gaps: 4, cpu_us: 5 };
+        let stats = Stats {
+            hash: u64::MAX,
+            simulated_us: 1,
+            ops: 2,
+            events: 3,
+            gaps: 4,
+            faults: 5,
+            drawn: 6,
+            cpu_us: 7,
+        };
         assert_eq!(Stats::parse(&stats.line()), Some(stats));
         assert_eq!(Stats::parse("statistics"), None);
         assert_eq!(Stats::parse("stats 1 2 x"), None);
+    }
+
+    #[test]
+    fn a_broken_promise_is_read_as_it_was_written() {
+        let mut text = String::new();
+        let failure = Failure::new("Water flows down.", "b1: up......");
+        assert_eq!(failed(7, Some(&failure), &mut text), Exit::Safety);
+        assert_eq!(text.lines().find_map(promise_of), Some("Water flows down."));
+        assert!(text.ends_with("b1: up...\n"));
     }
 }

@@ -8,6 +8,7 @@ use crate::check::linearizable::Effort;
 use crate::check::{convergence, lease};
 use crate::history::{Failure, Outcome};
 use crate::options::Options;
+use crate::tally::Tally;
 use crate::verdict::{self, Record};
 use crate::workload;
 use crate::world::{CallFor, Counts, World};
@@ -22,9 +23,11 @@ pub struct Report {
     pub options: Options,
     pub failure: Option<Failure>,
     pub trace_hash: u64,
-    pub trace: Option<Vec<String>>,
+    pub records: Option<Vec<crate::record::Record>>,
+    pub tally: Tally,
     pub simulated_us: u64,
     pub ops: usize,
+    pub drawn: usize,
     pub unknown: usize,
     pub terms: usize,
     pub revision: i64,
@@ -35,8 +38,8 @@ pub struct Report {
     pub counts: Counts,
 }
 
-pub fn run(options: Options, keeps_trace: bool) -> Report {
-    let mut world = World::new(options, keeps_trace);
+pub fn run(options: Options, keeps_records: bool) -> Report {
+    let mut world = World::new(options, keeps_records);
     world.run_until(world.options.safety_us);
     let mut effort = Effort::default();
     if world.failure.is_none() {
@@ -59,9 +62,11 @@ pub fn run(options: Options, keeps_trace: bool) -> Report {
     let unknown = world.ops.iter().filter(|op| matches!(op.outcome, Outcome::Unknown)).count();
     Report {
         trace_hash: world.trace.hash,
-        trace: world.trace.lines.take(),
+        records: world.trace.records.take(),
+        tally: world.trace.tally,
         simulated_us: world.now,
         ops: world.ops.len(),
+        drawn: world.drawn,
         unknown,
         terms: world.raft.leader_count(),
         revision: world.raft.model.revision,

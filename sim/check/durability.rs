@@ -25,10 +25,9 @@ pub fn check(ops: &[Op], model: &Model) -> Verdict {
             Outcome::Ok { revision, answer } => acknowledged(op, *revision, answer, model)?,
             Outcome::Refused(_) => {
                 if op.ask.values().iter().any(|value| written.contains(value)) {
-                    return Err(Failure::new(
-                        "A refused write does not happen.",
-                        format!("{op:?}"),
-                    ));
+                    let failure =
+                        Failure::new("A refused write does not happen.", format!("{op:?}"));
+                    return Err(failure.shown_by(&[op]));
                 }
             }
             Outcome::Unknown => {}
@@ -61,5 +60,5 @@ fn acknowledged(op: &Op, revision: i64, answer: &Answer, model: &Model) -> Verdi
     }
     let there = model.events.get(&revision);
     let detail = format!("{op:?}\nin the final history at revision {revision}: {there:?}");
-    Err(Failure::new("An acknowledged write is in the final history.", detail))
+    Err(Failure::new("An acknowledged write is in the final history.", detail).shown_by(&[op]))
 }

@@ -92,7 +92,7 @@ pub fn check(ops: &[Op]) -> Result<Effort, Failure> {
             Some(Ok(())) => {}
             Some(Err(failure)) => {
                 let detail = format!("key {key:?}: {}", failure.detail);
-                return Err(Failure::new(failure.promise, detail));
+                return Err(Failure { detail, ..failure });
             }
             None => effort.given_up += 1,
         }
@@ -226,6 +226,7 @@ impl<'a, 'b> Search<'a, 'b> {
             )
         }));
         Failure::new("Each key is a linearizable register.", lines.join("\n"))
+            .shown_by(&[self.calls[at].op])
     }
 }
 

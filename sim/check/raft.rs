@@ -52,6 +52,10 @@ impl RaftCheck {
         self.hosts.insert(id, host);
     }
 
+    pub fn host_of(&self, id: u64) -> Option<usize> {
+        self.hosts.get(&id).copied()
+    }
+
     /// Where the leader of a term lives, if one was seen.
     pub fn leader_of(&self, term: u64) -> Option<usize> {
         self.hosts.get(self.leaders.get(&term)?).copied()

@@ -46,7 +46,8 @@ fn real_time(ops: &[Op]) -> Verdict {
         let changes = matches!(&op.outcome, Outcome::Ok { answer, .. } if answer.wrote(&op.ask));
         if revision < most || (changes && revision == most) {
             let detail = format!("first: {before:?}\nthen: {op:?}");
-            return Err(Failure::new("Linearizable revisions follow real time.", detail));
+            let failure = Failure::new("Linearizable revisions follow real time.", detail);
+            return Err(failure.shown_by(&[before, op]));
         }
     }
     Ok(())
@@ -74,7 +75,8 @@ fn per_member(ops: &[Op]) -> Verdict {
                 && op.revision() < before.revision()
             {
                 let detail = format!("first: {before:?}\nthen: {op:?}");
-                return Err(Failure::new("A member's revision never goes back.", detail));
+                let failure = Failure::new("A member's revision never goes back.", detail);
+                return Err(failure.shown_by(&[before, op]));
             }
         }
     }
@@ -158,5 +160,5 @@ fn content(op: &Op, model: &Model) -> Verdict {
         _ => format!("{:?}", model.at(revision)),
     };
     let detail = format!("{op:?}\nthe log says: {state}");
-    Err(Failure::new("An answer shows the state at its revision.", detail))
+    Err(Failure::new("An answer shows the state at its revision.", detail).shown_by(&[op]))
 }

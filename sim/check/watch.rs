@@ -173,5 +173,6 @@ fn broken(promise: &'static str, span: &Span, at: usize, what: impl Into<String>
         what.into(),
         around.join("\n")
     );
-    Failure::new(promise, detail)
+    let revision = span.responses.get(at).map_or(0, header);
+    Failure { watch: Some((span.node, span.start, revision)), ..Failure::new(promise, detail) }
 }

@@ -8,6 +8,7 @@ use norn_server::runtime::simulated as world;
 use super::grpc::{Broken, Channel};
 use super::state::{State, state};
 use crate::history::{Op, Outcome};
+use crate::record::What;
 use crate::rng::Rng;
 use crate::workload::{self, Client};
 
@@ -34,6 +35,9 @@ async fn run(number: usize, mut rng: Rng) {
     pause(rng.below(2_000_000)).await;
     while !state.is_healed.get() && !state.has_failed() {
         let node = state.member(client.choose_node(options.machines()));
+        if state.options.less.is_enough(state.counts.borrow().drawn) {
+            return;
+        }
         let deadline = rng.between(options.deadline_us / 2, options.deadline_us);
         let within = Duration::from_micros(deadline);
         if let Some((channel, incarnation)) = reach(&state, &mut channels, node, within).await {
@@ -77,10 +81,14 @@ async fn ask(
     within: Duration,
 ) -> bool {
     let ask = client.next(&state.options);
+    state.counts.borrow_mut().drawn += 1;
+    if !state.options.less.keeps_ask(state.counts.borrow().drawn - 1) {
+        return true;
+    }
     let (method, body) = workload::encode(&ask);
     let called = state.moment();
-    state.note("ask", node as u64, called.1, || format!("{ask:?}"));
     let at = state.ops.borrow().len();
+    state.tell(What::Ask { op: at, client: number, node }, || format!("{ask:?}"));
     state.ops.borrow_mut().push(Op {
         client: number,
         node,
@@ -94,8 +102,9 @@ async fn ask(
     let answered = channel.call(method, body, within, rng.permille(500)).await;
     let is_whole = !matches!(answered, Err(Broken::Silence));
     let outcome = workload::outcome(&ask, answered.map_err(|broken| broken.error()));
-    let revision = if let Outcome::Ok { revision, .. } = outcome { revision } else { 0 };
-    state.note("answer", at as u64, revision.cast_unsigned(), || format!("{outcome:?}"));
+    let (end, revision) = outcome.end();
+    let answer = What::Answer { op: at, client: number, end, revision };
+    state.tell(answer, || format!("{outcome:?}"));
     client.learn(&ask, &outcome);
     let op = &mut state.ops.borrow_mut()[at];
     op.outcome = outcome;

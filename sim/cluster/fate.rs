@@ -1,14 +1,18 @@
 //! Luck, drawn from the seed: a source of its own for each matter, so that one does not shift the other.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use norn_node::{Config, Node};
+use bytes::Bytes;
+use norn_node::{Config, Input, Node};
+use norn_raft::Message;
 use norn_server::runtime::disk::Reader;
 use norn_server::runtime::simulated::{Fate, Host};
 
 use super::operator;
 use super::state::{Event, State};
+use crate::record::{Place, What};
 use crate::rng::Rng;
 
 pub struct Norns {
@@ -16,11 +20,33 @@ pub struct Norns {
     link: Rng,
     disk: Rng,
     seeds: Rng,
+    /// Messages so far, and those that have not arrived yet: streams number nothing, so what looks the same is the same.
+    sent: u64,
+    on_way: BTreeMap<Mark, VecDeque<u64>>,
+}
+
+/// More that look the same are not on their way at a time.
+const MARKS_MAX: usize = 4;
+
+/// From, to, kind, term, index, number of entries, context.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Mark(Host, Host, u8, u64, u64, usize, Bytes);
+
+impl Mark {
+    fn of(from: Host, to: Host, message: &Message) -> Mark {
+        let (kind, term, entries) = (message.kind as u8, message.term.0, message.entries.len());
+        Mark(from, to, kind, term, index(message), entries, message.context.clone())
+    }
+}
+
+fn index(message: &Message) -> u64 {
+    message.snapshot.as_ref().map_or(message.index.0, |snapshot| snapshot.index.0)
 }
 
 impl Norns {
     pub fn new(state: Rc<State>, rng: &mut Rng) -> Norns {
-        Norns { state, link: rng.fork(10), disk: rng.fork(11), seeds: rng.fork(12) }
+        let (link, disk, seeds) = (rng.fork(10), rng.fork(11), rng.fork(12));
+        Norns { state, link, disk, seeds, sent: 0, on_way: BTreeMap::new() }
     }
 }
 
@@ -75,9 +101,7 @@ impl Fate for Norns {
         let place = (node.applied(), node.raft().term().0, node.raft().leader().0);
         let state = &self.state;
         state.counts.borrow_mut().turns += 1;
-        state.note("turn", host as u64, place.0 ^ (place.1 << 40), || {
-            format!("applied {} term {} leader {:x}", place.0, place.1, place.2)
-        });
+        state.trace.borrow_mut().place(State::now_us(), host, Place::of(node));
         let mut members = state.members.borrow_mut();
         (members[host].place, members[host].was_open) = (Some(place), true);
         drop(members);
@@ -93,15 +117,62 @@ impl Fate for Norns {
     }
 
     fn said(&mut self, host: Host, line: &str) {
-        self.state.note("log", host as u64, 0, || line.to_owned());
+        self.state.tell(What::Log { node: host }, || line.to_owned());
         self.state.said(host, line);
     }
 
-    fn note(&mut self, _: Duration, what: &'static str, a: u64, b: u64) {
+    fn carried(&mut self, from: Host, to: Host, data: &[u8]) {
+        let bytes = data.len() as u64;
         let mut counts = self.state.counts.borrow_mut();
         counts.pieces += 1;
-        counts.bytes += b >> 32;
+        counts.bytes += bytes;
         drop(counts);
-        self.state.note(what, a, b, String::new);
+        let sum = crc32c::crc32c(data).into();
+        self.state.note(What::Data { from, to, bytes, sum });
+    }
+
+    fn sends(&mut self, host: Host, messages: &[Message]) {
+        for message in messages {
+            let Some(to) = self.state.raft.borrow().host_of(message.to.0) else { continue };
+            self.sent += 1;
+            let id = self.sent;
+            self.on_way.entry(Mark::of(host, to, message)).or_default().push_back(id);
+            self.state.note(What::Send {
+                id,
+                from: host,
+                to,
+                kind: message.kind as u8,
+                term: message.term.0,
+                index: index(message),
+                entries: message.entries.len(),
+                copies: 1,
+            });
+        }
+    }
+
+    fn takes(&mut self, host: Host, inputs: &[Input]) {
+        for input in inputs {
+            let message = match input {
+                Input::Peer(message) => message,
+                Input::SnapshotReceived { message, .. } => {
+                    self.state.note(What::Snapshot { node: host, index: index(message) });
+                    message
+                }
+                _ => continue,
+            };
+            let Some(from) = self.state.raft.borrow().host_of(message.from.0) else { continue };
+            let mark = Mark::of(from, host, message);
+            // (What a broken connection lost leaves its mark behind: only the last few can be this one.)
+            let Some(mut marks) = self.on_way.remove(&mark) else { continue };
+            while marks.len() > MARKS_MAX {
+                marks.pop_front();
+            }
+            if let Some(id) = marks.pop_front() {
+                self.state.note(What::Arrive { id, to: host });
+            }
+            if !marks.is_empty() {
+                self.on_way.insert(mark, marks);
+            }
+        }
     }
 }

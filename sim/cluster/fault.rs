@@ -1,6 +1,7 @@
 //! The misfortunes of a cluster: those of the core tier, and what only whole machines have.
 
-use crate::fault::{self, Fault};
+use crate::fault::{self, Fault, Kind};
+use crate::less::Less;
 use crate::options::Options;
 use crate::rng::Rng;
 
@@ -30,8 +31,45 @@ pub enum Strike {
     },
 }
 
-/// An explicit list, drawn before the run, in the order of time.
-pub fn draw(options: &Options, shared: &mut Rng, own: &mut Rng) -> Vec<(u64, Strike)> {
+impl Strike {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Strike::Shared(fault) => fault.kind(),
+            Strike::Sever { .. } => Kind::Sever,
+            Strike::Deaf { .. } => Kind::Deaf,
+            Strike::Jump { .. } => Kind::Jump,
+            Strike::Drift { .. } => Kind::Drift,
+        }
+    }
+
+    /// The member it strikes, if it is one.
+    pub fn node(&self) -> Option<usize> {
+        match *self {
+            Strike::Shared(fault) => fault.node(),
+            Strike::Sever { a, .. } => Some(a),
+            Strike::Deaf { .. } => None,
+            Strike::Jump { node, .. } | Strike::Drift { node, .. } => Some(node),
+        }
+    }
+}
+
+/// An explicit list, drawn before the run, in the order of time; and how many were drawn.
+pub fn draw(options: &Options, shared: &mut Rng, own: &mut Rng) -> (Vec<(u64, Strike)>, usize) {
+    let whole = options.drawn();
+    let mut list = all(&whole, shared, own);
+    for (_, strike) in &mut list {
+        // (Clients' machines come after the members'.)
+        if let Strike::Sever { b, .. } = strike
+            && *b >= whole.nodes
+        {
+            *b = *b - whole.nodes + options.nodes;
+        }
+    }
+    let count = list.len();
+    (Less::kept(options, list, Strike::node), count)
+}
+
+fn all(options: &Options, shared: &mut Rng, own: &mut Rng) -> Vec<(u64, Strike)> {
     let drawn = fault::draw(options, shared).into_iter();
     let mut list: Vec<_> = drawn.map(|(at, fault)| (at, Strike::Shared(fault))).collect();
     let (nodes, clients) = (options.nodes as u64, options.clients as u64);

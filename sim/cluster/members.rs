@@ -17,6 +17,7 @@ use crate::fault::{Act, Fault};
 use crate::history::Failure;
 use crate::member::CrashPoint;
 use crate::network::Network;
+use crate::record::What;
 use crate::rng::Rng;
 
 /// The command line of a member.
@@ -75,7 +76,7 @@ pub fn start(state: &State, host: usize) {
     }
     drop(members);
     state.raft.borrow_mut().host_restarted(host);
-    state.note("start", host as u64, incarnation, String::new);
+    state.note(What::Start { node: host, life: incarnation });
     let args = args(state, host);
     world::start(host, &format!("n{}", host + 1), move || async move {
         let how = match nornd(args).await {
@@ -98,7 +99,7 @@ pub fn start_later(host: usize, after_us: u64) {
 pub fn crash(state: &Rc<State>, rng: &mut Rng, host: usize, death: Death, down_us: u64) {
     let mut members = state.members.borrow_mut();
     let death = if std::mem::take(&mut members[host].is_lossy) { Death::Power } else { death };
-    state.note("crash", host as u64, death as u64, String::new);
+    state.note(What::Crash { node: host, power: matches!(death, Death::Power) });
     members[host].crash_in = None;
     members[host].may_end = false;
     members[host].place = None;
@@ -110,8 +111,12 @@ pub fn crash(state: &Rc<State>, rng: &mut Rng, host: usize, death: Death, down_u
 
 /// A process ended by itself.
 pub fn ended(state: &Rc<State>, rng: &mut Rng, host: usize, how: End) {
-    state.note("end", host as u64, 0, || format!("{how:?}"));
     let is_frozen = world::disk_of(host).is_frozen();
+    let what = match is_frozen {
+        true => What::StartCut { node: host },
+        false => What::End { node: host },
+    };
+    state.tell(what, || format!("{how:?}"));
     let mut counts = state.counts.borrow_mut();
     counts.ends += 1;
     counts.boot_crashes += u64::from(is_frozen);
@@ -141,7 +146,9 @@ pub fn ended(state: &Rc<State>, rng: &mut Rng, host: usize, how: End) {
 
 /// Cuts links, and makes them whole after a while if nobody cut others since.
 fn cut(state: &Rc<State>, links: Vec<(usize, usize)>, for_us: u64) {
-    state.note("cut", links.len() as u64, 0, || format!("{links:?} for {for_us}"));
+    for (from, to) in &links {
+        state.note(What::Cut { from: *from, to: *to });
+    }
     world::cut(links);
     state.counts.borrow_mut().partitions += 1;
     let count = state.counts.borrow().partitions;
@@ -149,14 +156,15 @@ fn cut(state: &Rc<State>, links: Vec<(usize, usize)>, for_us: u64) {
     spawn_local(async move {
         madsim::time::sleep(Duration::from_micros(for_us)).await;
         if state.counts.borrow().partitions == count {
-            state.note("mend", 0, 0, String::new);
+            state.note(What::Mend);
             world::mend();
         }
     });
 }
 
 pub fn strike(state: &Rc<State>, rng: &mut Rng, strike: Strike) {
-    state.note("fault", 0, 0, || format!("{strike:?}"));
+    let what = What::Fault { kind: strike.kind(), node: strike.node() };
+    state.tell(what, || format!("{strike:?}"));
     let nodes = state.options.machines();
     match strike {
         Strike::Shared(fault) => shared(state, rng, fault),
@@ -214,6 +222,7 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
         }
         Fault::Pause { node, for_us } => {
             let node = state.member(node);
+            state.note(What::Pause { node, for_us });
             world::pause(node);
             spawn_local(async move {
                 madsim::time::sleep(Duration::from_micros(for_us)).await;
@@ -275,7 +284,8 @@ pub fn crash_point(state: &Rc<State>, rng: &mut Rng, host: usize, point: CrashPo
 /// The end of all faults.
 pub fn heal(state: &Rc<State>) {
     state.is_healed.set(true);
-    state.note("heal", 0, 0, String::new);
+    state.note(What::Heal);
+    state.note(What::Mend);
     world::mend();
     for host in 0..state.options.machines() {
         world::disk_of(host).limit_bytes(None);

@@ -13,6 +13,7 @@ use prost::Message;
 use super::grpc::{Broken, Channel};
 use super::members;
 use super::state::{State, state};
+use crate::record::What;
 use crate::rng::Rng;
 
 /// How long the operator waits for an answer.
@@ -83,7 +84,7 @@ pub async fn run(mut rng: Rng) {
         madsim::time::sleep(Duration::from_micros(pause)).await;
         let Some((method, body)) = choose(&state, &mut rng) else { continue };
         let node = state.member(rng.below(1 << 32) as usize);
-        state.note("operator", node as u64, 0, || format!("{method:?}"));
+        state.tell(What::Operate { node }, || format!("{method:?}"));
         if let Ok(channel) = Channel::open(node, PATIENCE).await {
             // (What became of it shows in the membership.)
             let _ = channel.call(method, body, PATIENCE, false).await;

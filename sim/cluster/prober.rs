@@ -14,6 +14,7 @@ use super::operator;
 use super::state::{State, state};
 use crate::check::hash::HashCheck;
 use crate::history::{Ask, Failure};
+use crate::record::What;
 use crate::rng::Rng;
 use crate::workload;
 
@@ -65,7 +66,7 @@ async fn probe(state: &State, channel: &Channel, node: usize, number: u64) -> Re
     let body = workload::put(&Bytes::from_static(b"probe"), &value, 0).encode_to_vec();
     channel.call(Method::Put, body.into(), PATIENCE, true).await?;
     state.members.borrow_mut()[node].served = true;
-    state.note("served", node as u64, number, String::new);
+    state.note(What::Served { node });
     Ok(())
 }
 
@@ -74,7 +75,7 @@ async fn compare(state: &State, channel: &Channel, node: usize) -> Result<(), Br
     let body = pb::HashKvRequest { revision: 0 }.encode_to_vec().into();
     let hashed = channel.call(Method::HashKv, body, PATIENCE, false).await?;
     let r = pb::HashKvResponse::decode(hashed).expect("a hash");
-    state.note("hash", node as u64, r.hash.into(), || format!("{r:?}"));
+    state.tell(What::Hash { node, hash: r.hash }, || format!("{r:?}"));
     // (At the revision of a compaction etcd's hash depends on whether the compaction left it.)
     if r.hash_revision > r.compact_revision {
         let hashed = (r.hash_revision, r.compact_revision, false);

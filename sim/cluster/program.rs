@@ -1,86 +1,87 @@
-//! The command line of the cluster tier's program, and what it says. People use `norn-sim`; this is its tool.
+//! The program of the cluster tier: one case, for [`crate::launch::Launcher`]. People use `norn-sim`; this is its tool.
 
 use std::process::ExitCode;
 
 use super::run::{Report, run};
-use crate::args;
+use crate::case::Case;
+use crate::command::say;
 use crate::history::Outcome;
-use crate::options::Options;
-use crate::report::{self, Exit, Stats};
+use crate::recording::Recording;
+use crate::report::{Exit, Stats, failed};
+use crate::runner::Ran;
 
 pub fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let value = |name: &str| {
-        let at = args.iter().position(|arg| arg == name)?;
-        args.get(at + 1).cloned()
-    };
-    let seed = value("--seed").and_then(|text| text.parse().ok());
-    let profile = args::profile(value("--profile").as_deref().unwrap_or("swarm"));
-    let (Some(seed), Some(profile)) = (seed, profile) else {
-        eprintln!(
-            "usage: norn-sim-cluster --seed N [--profile swarm|calm|storm] [--trace FILE] [--plant BUG]"
-        );
-        return Exit::Harness.into();
-    };
-    if let Some(name) = value("--plant") {
-        let found = norn_planted::Bug::ALL.iter().find(|bug| bug.name() == name);
-        let Some(bug) = found else {
-            eprintln!("no planted bug {name}");
-            return Exit::Harness.into();
-        };
-        norn_planted::only(Some(*bug));
+    match one() {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("{error}");
+            Exit::Harness.into()
+        }
     }
-    let options = Options::draw(seed, profile, None);
-    if args.iter().any(|arg| arg == "--options") {
-        println!("{options:#?}");
-    }
-    let trace = value("--trace");
-    let report = run(options, trace.is_some());
-    if let (Some(file), Some(lines)) = (trace, &report.state.trace.borrow().lines)
-        && let Err(error) = std::fs::write(&file, lines.join("\n") + "\n")
-    {
-        eprintln!("{file}: {error}");
-    }
-    show(&report)
 }
 
-fn show(report: &Report) -> ExitCode {
+fn one() -> Result<Exit, String> {
+    let (mut case, mut file) = (Case::default(), None);
+    let mut args = std::env::args().skip(1);
+    while let Some(flag) = args.next() {
+        let mut value = || args.next().ok_or(format!("{flag} wants a value"));
+        if flag == "--recording" {
+            file = Some(value()?);
+        } else if !case.take(&flag, value)? {
+            return Err(format!(
+                "unknown flag {flag}; this is the tool of `cargo sim --tier cluster`"
+            ));
+        }
+    }
+    if case.plant.is_some() {
+        if !cfg!(norn_planted) {
+            return Err("built without --cfg norn_planted: there is nothing to plant".into());
+        }
+        norn_planted::only(case.plant);
+    }
+    let report = run(case.options(), file.is_some());
+    let ran = ran(&report);
+    let state = &report.state;
+    let records = state.trace.borrow_mut().records.take();
+    if let (Some(file), Some(records)) = (file, records) {
+        let (failure, hash) = (state.failure.borrow(), ran.stats.hash);
+        Recording::new(&state.options, hash, failure.as_ref(), records).write(file.as_ref())?;
+    }
+    Ok(say(&ran))
+}
+
+fn ran(report: &Report) -> Ran {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let cpu_us = cpu.tv_sec.cast_unsigned() * 1_000_000 + cpu.tv_nsec.cast_unsigned() / 1000;
     let state = &report.state;
-    let ops = state.ops.borrow();
+    let (seed, trace, ops) = (state.options.seed, state.trace.borrow(), state.ops.borrow());
     let unknown = ops.iter().filter(|op| matches!(op.outcome, Outcome::Unknown)).count();
-    let raft = state.raft.borrow();
-    println!(
-        "seed {}: trace {:016x}, {} members, {:.1} s simulated, {} operations ({unknown} unknown), \
-         {} watches, revision {}, {} terms, {:?}, {} hashes compared, given up {}",
-        state.options.seed,
-        state.trace.borrow().hash,
+    let (raft, counts) = (state.raft.borrow(), *state.counts.borrow());
+    let given_up = report.effort.given_up + usize::from(raft.lost_at.is_some());
+    let mut text = format!(
+        "seed {seed}: trace {:016x}, {} members, {:.1} s simulated, {} operations ({unknown} unknown), \
+         {} watches, revision {}, {} terms, {counts:?}, {} hashes compared, given up {given_up}\n",
+        trace.hash,
         state.options.nodes,
         report.simulated_us as f64 / 1e6,
         ops.len(),
         state.spans.borrow().len(),
         raft.model.revision,
         raft.leader_count(),
-        state.counts.borrow(),
         state.hashes.borrow().compared,
-        report.effort.given_up + usize::from(raft.lost_at.is_some()),
     );
+    let failure = state.failure.borrow();
+    let exit = failed(seed, failure.as_ref(), &mut text);
     let stats = Stats {
-        hash: state.trace.borrow().hash,
+        hash: trace.hash,
         simulated_us: report.simulated_us,
         ops: ops.len() as u64,
-        events: state.counts.borrow().turns,
-        gaps: (report.effort.given_up + usize::from(raft.lost_at.is_some())) as u64,
+        events: counts.turns,
+        gaps: given_up as u64,
+        faults: counts.faults as u64,
+        drawn: counts.drawn as u64,
         cpu_us,
     };
-    println!("{}", stats.line());
-    match &*state.failure.borrow() {
-        None => Exit::Pass.into(),
-        Some(failure) => {
-            println!("FAILED seed {}: {}", state.options.seed, failure.promise);
-            println!("{}", report::shorten(&failure.detail));
-            report::exit_of(failure).into()
-        }
-    }
+    let promise = failure.as_ref().map(|failure| failure.promise.to_owned());
+    Ran { exit, stats, tally: trace.tally.clone(), promise, text }
 }

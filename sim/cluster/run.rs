@@ -34,9 +34,9 @@ pub struct Report {
 }
 
 /// Runs a seed, in a process that ran none before.
-pub fn run(options: Options, keeps_trace: bool) -> Report {
+pub fn run(options: Options, keeps_records: bool) -> Report {
     let seed = options.seed;
-    let state = State::begin(options, keeps_trace);
+    let state = State::begin(options, keeps_records);
     let runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
     let (inner, mut effort, mut simulated_us) = (Rc::clone(&state), Effort::default(), 0);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -78,7 +78,8 @@ async fn live(state: &Rc<State>) {
     let norns = Norns::new(Rc::clone(state), &mut rng);
     world::begin(Box::new(norns));
     let mut clocks = rng.fork(3);
-    let strikes = fault::draw(options, &mut rng.fork(1), &mut rng.fork(2));
+    let (strikes, drawn) = fault::draw(options, &mut rng.fork(1), &mut rng.fork(2));
+    state.counts.borrow_mut().faults = drawn;
     let machines = options.machines() + options.clients + options.watchers + 1;
     for host in 0..machines {
         let ppm =
@@ -94,11 +95,17 @@ async fn live(state: &Rc<State>) {
     }
     let mut host = options.machines();
     for number in 0..options.clients {
-        clients::start(host, number, rng.fork(4));
+        let rng = rng.fork(4);
+        if options.less.keeps_client(number) {
+            clients::start(host, number, rng);
+        }
         host += 1;
     }
     for number in 0..options.watchers {
-        watchers::start(host, number, rng.fork(5));
+        let rng = rng.fork(5);
+        if options.less.keeps_watcher(number) {
+            watchers::start(host, number, rng);
+        }
         host += 1;
     }
     let mut crashes = rng.fork(6);

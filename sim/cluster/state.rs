@@ -15,6 +15,7 @@ use crate::check::watch::Span;
 use crate::history::{Failure, Op};
 use crate::member::CrashPoint;
 use crate::options::Options;
+use crate::record::What;
 use crate::trace::Trace;
 
 /// Lines of a member's log that are kept for a report.
@@ -50,6 +51,10 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub turns: u64,
+    /// Drawn, whether or not they struck.
+    pub faults: usize,
+    /// Operations that clients drew, asked or not.
+    pub drawn: usize,
     pub crashes: u64,
     pub boot_crashes: u64,
     pub ends: u64,
@@ -108,7 +113,7 @@ pub fn state() -> Rc<State> {
 }
 
 impl State {
-    pub fn begin(options: Options, keeps_trace: bool) -> Rc<State> {
+    pub fn begin(options: Options, keeps_records: bool) -> Rc<State> {
         let members = (0..options.machines())
             .map(|host| Member { is_member: host < options.nodes, ..Member::default() })
             .collect();
@@ -121,7 +126,7 @@ impl State {
             raft: RefCell::new(RaftCheck::new()),
             times: RefCell::default(),
             hashes: RefCell::default(),
-            trace: RefCell::new(Trace::new(keeps_trace)),
+            trace: RefCell::new(Trace::new(keeps_records)),
             counts: RefCell::default(),
             failure: RefCell::default(),
             events: RefCell::default(),
@@ -146,8 +151,12 @@ impl State {
         (State::now_us(), self.number.get())
     }
 
-    pub fn note(&self, what: &str, a: u64, b: u64, more: impl FnOnce() -> String) {
-        self.trace.borrow_mut().note(State::now_us(), what, a, b, more);
+    pub fn note(&self, what: What) {
+        self.trace.borrow_mut().note(State::now_us(), what);
+    }
+
+    pub fn tell(&self, what: What, more: impl FnOnce() -> String) {
+        self.trace.borrow_mut().tell(State::now_us(), what, more);
     }
 
     pub fn fail(&self, failure: Failure) {

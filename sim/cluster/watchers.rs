@@ -10,6 +10,7 @@ use prost::Message;
 use super::grpc::{Broken, Channel, Stream, WATCH};
 use super::state::{State, state};
 use crate::check::watch::Span;
+use crate::record::What;
 use crate::rng::Rng;
 use crate::workload;
 
@@ -29,6 +30,7 @@ async fn run(number: usize, mut rng: Rng) {
         if let Ok(channel) = Channel::open(node, PATIENCE).await {
             // (Why a stream ended matters to nobody: what was told on it does.)
             let _ = watch(&state, number, node, &channel, &mut last, &mut rng).await;
+            state.note(What::Unwatch { watcher: number });
             state.open.borrow_mut()[number] = None;
         }
         madsim::time::sleep(Duration::from_micros(rng.heavy(50_000))).await;
@@ -58,12 +60,13 @@ async fn watch(
     let mut stream = channel.stream(WATCH, None).await?;
     let span = Span { node, key, start, no_put: false, no_delete: false, responses: Vec::new() };
     stream.say(workload::watch(&span, rng.permille(500)), false)?;
+    state.note(What::Watch { watcher: number, node, start });
     let at = state.spans.borrow().len();
     state.spans.borrow_mut().push(span);
     *last = Some(at);
     state.open.borrow_mut()[number] = Some(at);
     loop {
-        let is_over = hear(state, at, &mut stream, rng).await?;
+        let is_over = hear(state, (number, at), &mut stream, rng).await?;
         if is_over || state.has_failed() {
             return Ok(());
         }
@@ -72,7 +75,7 @@ async fn watch(
 
 async fn hear(
     state: &State,
-    at: usize,
+    (number, at): (usize, usize),
     stream: &mut Stream,
     rng: &mut Rng,
 ) -> Result<bool, Broken> {
@@ -93,7 +96,9 @@ async fn hear(
     let Some(body) = heard else { return Ok(true) };
     let response = pb::WatchResponse::decode(body).expect("a watch response");
     let revision = response.header.as_ref().map_or(0, |header| header.revision);
-    state.note("told", at as u64, revision.cast_unsigned(), || format!("{response:?}"));
+    let (node, events) = (state.spans.borrow()[at].node, response.events.len());
+    let told = What::Told { watcher: number, node, revision, events };
+    state.tell(told, || format!("{response:?}"));
     let is_slow = !state.is_healed.get() && rng.permille(state.options.slow_watcher_permille);
     let asks_progress = !response.events.is_empty() && rng.permille(100);
     let is_over = response.canceled;

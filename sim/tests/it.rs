@@ -1,6 +1,9 @@
 //! A few hundred seeds, the same seed twice, past failures, and mistakes put in by hand that must be noticed.
 
-use norn_sim::args::{Tier, cases};
+#[path = "it/failures.rs"]
+mod failures;
+
+use norn_sim::case::{Tier, cases};
 use norn_sim::{BUGS, Bug, Options, Profile, Report, run};
 
 fn seed(seed: u64, profile: Profile, bug: Option<Bug>) -> Report {

@@ -6,6 +6,7 @@ use norn_node::{Error, Input, Method, Token};
 use super::{CallFor, Event, SLOW_THINK_US, Waiting, World};
 use crate::history::{Ask, Op, Outcome};
 use crate::options::Bug;
+use crate::record::What;
 use crate::workload;
 
 impl World {
@@ -26,7 +27,7 @@ impl World {
     }
 
     pub(super) fn client_asks(&mut self, client: usize) {
-        if self.is_healed {
+        if self.is_healed || self.options.less.is_enough(self.drawn) {
             return;
         }
         let node = self.clients[client].choose_node(self.members.len());
@@ -39,12 +40,18 @@ impl World {
             return;
         }
         let ask = self.clients[client].next(&self.options);
+        self.drawn += 1;
+        if !self.options.less.keeps_ask(self.drawn - 1) {
+            let think = self.clients[client].think_us(&self.options);
+            self.after(think, Event::Client { client });
+            return;
+        }
         let (method, mut body) = workload::encode(&ask);
         if let (Some(Bug::StaleRead), Ask::Get { key, .. }) = (self.options.bug, &ask) {
             body = workload::encode(&Ask::Get { key: key.clone(), serializable: true }).1;
         }
         let op = self.ops.len();
-        self.trace.note(self.now, "ask", client as u64, node as u64, || format!("{ask:?}"));
+        self.trace.tell(self.now, What::Ask { op, client, node }, || format!("{ask:?}"));
         self.ops.push(Op {
             client,
             node,
@@ -95,10 +102,9 @@ impl World {
 
     pub(super) fn answered(&mut self, op: usize, outcome: Outcome) {
         let client = self.ops[op].client;
-        let revision = if let Outcome::Ok { revision, .. } = outcome { revision } else { 0 };
-        self.trace.note(self.now, "answer", client as u64, revision.cast_unsigned(), || {
-            format!("{outcome:?}")
-        });
+        let (end, revision) = outcome.end();
+        let what = What::Answer { op, client, end, revision };
+        self.trace.tell(self.now, what, || format!("{outcome:?}"));
         self.clients[client].learn(&self.ops[op].ask, &outcome);
         self.number += 1;
         self.ops[op].outcome = outcome;

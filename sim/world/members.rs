@@ -11,6 +11,7 @@ use crate::history::{Failure, Outcome};
 use crate::member::{Clock, CrashPoint, Member, Seen};
 use crate::options::{Bug, Options};
 use crate::panics;
+use crate::record::{Place, What};
 use crate::rng::Rng;
 
 /// A member that learns of its removal serves on for so long.
@@ -46,19 +47,18 @@ impl World {
             Err(_) => return self.panicked(node, "while it opened"),
             Ok(Err(error)) if member.disk.inner.is_frozen() => {
                 self.counts.boot_crashes += 1;
-                self.trace.note(self.now, "boot cut short", node as u64, 0, || error.to_string());
+                self.trace.tell(self.now, What::StartCut { node }, || error.to_string());
                 return self.crash(node, true, 100_000);
             }
             Ok(Err(error)) if member.is_rotten => {
                 self.counts.refused += 1;
-                self.trace.note(self.now, "refused", node as u64, 0, || error.to_string());
+                self.trace.tell(self.now, What::StartCut { node }, || error.to_string());
                 self.replace(node);
             }
             // No room to repair what a crash left: the operator makes some, and tries again.
             Ok(Err(error)) if member.disk.inner.is_limited() => {
                 self.counts.boot_crashes += 1;
-                self.trace
-                    .note(self.now, "boot without room", node as u64, 0, || error.to_string());
+                self.trace.tell(self.now, What::StartCut { node }, || error.to_string());
                 self.after(500_000, Event::Start { node });
             }
             Ok(Err(error)) => {
@@ -82,13 +82,8 @@ impl World {
             }
         }
         self.raft.restarted(self.members[node].id);
-        self.trace.note(
-            self.now,
-            "start",
-            node as u64,
-            self.members[node].incarnation,
-            String::new,
-        );
+        let life = self.members[node].incarnation;
+        self.trace.note(self.now, What::Start { node, life });
         let mut inputs = vec![Input::Wake];
         inputs.extend(self.introduce(node));
         self.turns(node, inputs);
@@ -114,7 +109,7 @@ impl World {
         }
         member.disk.forget_foreign();
         self.counts.crashes += 1;
-        self.trace.note(self.now, "crash", node as u64, u64::from(power), String::new);
+        self.trace.note(self.now, What::Crash { node, power });
         self.gone(node);
         self.after(down_us, Event::Start { node });
     }
@@ -140,6 +135,7 @@ impl World {
         for watcher in 0..self.watchers.len() {
             if self.watchers[watcher].on.is_some_and(|(on, _)| on == node) {
                 self.watchers[watcher].on = None;
+                self.trace.note(self.now, What::Unwatch { watcher });
                 let delay = self.rng.heavy(200_000);
                 self.after(delay, Event::Watch { watcher });
             }
@@ -181,6 +177,7 @@ impl World {
             return;
         }
         self.times.observe(self.now, self.raft.model.applied);
+        self.trace.place(self.now, node, Place::of(host.node()));
         let stored = member.disk.stored();
         let submitted = queued(&member.disk).saturating_sub(before) as u64;
         let incarnation = member.incarnation;
@@ -262,13 +259,13 @@ impl World {
     pub(super) fn event(&mut self, node: usize, event: NodeEvent) {
         match event {
             NodeEvent::Raft(line) => {
-                self.trace.note(self.now, "raft", node as u64, 0, || format!("{line:?}"));
+                self.trace.tell(self.now, What::Log { node }, || line.text.clone());
             }
             NodeEvent::Log { text, fields, .. } => {
-                self.trace.note(self.now, "log", node as u64, 0, || format!("{text} {fields:?}"));
+                self.trace.tell(self.now, What::Log { node }, || format!("{text} {fields:?}"));
             }
             NodeEvent::LeaderChanged { leader } => {
-                self.trace.note(self.now, "leader", node as u64, leader.0, String::new);
+                self.trace.tell(self.now, What::Leader { node }, || format!("{:x}", leader.0));
                 if leader.0 == self.members[node].id {
                     self.elected(node);
                 }
@@ -284,11 +281,10 @@ impl World {
                 self.fail(Failure::new("Nobody is removed unasked.", detail));
             }
             NodeEvent::Failed { reason } => {
-                self.trace.note(self.now, "failed", node as u64, 0, || reason.clone());
+                self.trace.tell(self.now, What::Failed { node }, || reason.clone());
                 let member = &self.members[node];
                 // (Without room for the state that a leader sent, a member stops.)
                 if member.is_rotten {
-                    self.trace.note(self.now, "rotten", node as u64, 0, String::new);
                     self.gone(node);
                     self.replace(node);
                 } else if member.may_fail || member.disk.inner.is_limited() {

@@ -8,6 +8,7 @@ use super::{CallFor, Event, World};
 use crate::fault::{Act, Fault};
 use crate::member::CrashPoint;
 use crate::network::Network;
+use crate::record::What;
 use crate::rng::Rng;
 
 /// How often the operator looks for alarms.
@@ -15,7 +16,8 @@ const TIDY_EVERY_US: u64 = 700_000;
 
 impl World {
     pub(super) fn strike(&mut self, fault: Fault) {
-        self.trace.note(self.now, "fault", 0, 0, || format!("{fault:?}"));
+        let what = What::Fault { kind: fault.kind(), node: fault.node() };
+        self.trace.tell(self.now, what, || format!("{fault:?}"));
         match fault {
             Fault::Crash { node, power, in_batches, sends, down_us, boot_syncs } => {
                 let node = self.victim(node);
@@ -91,6 +93,7 @@ impl World {
     /// What comes in meanwhile waits. When it goes on, what clients asked may be read before what members sent: these are
     /// different connections.
     fn pause(&mut self, node: usize, for_us: u64) {
+        self.trace.note(self.now, What::Pause { node, for_us });
         self.members[node].paused_until = self.now + for_us;
         self.members[node].calls_first = for_us.is_multiple_of(2);
         self.after(for_us, Event::Resume { node });
@@ -115,6 +118,7 @@ impl World {
 
     fn cut(&mut self, links: Vec<(usize, usize)>, for_us: u64) {
         for (a, b) in &links {
+            self.trace.note(self.now, What::Cut { from: *a, to: *b });
             let id = self.members[*b].id;
             self.tell_later(*a, Input::PeerActive { id, active: false });
         }
@@ -127,6 +131,7 @@ impl World {
     /// The end of all faults: from here on the cluster has to recover.
     pub fn heal(&mut self) {
         self.is_healed = true;
+        self.trace.note(self.now, What::Heal);
         self.partitions += 1;
         self.network.heal();
         self.mend();

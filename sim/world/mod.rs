@@ -24,9 +24,11 @@ use crate::check::watch::Span;
 use crate::fault;
 use crate::fault::{Act, Fault};
 use crate::history::{Failure, Op};
+use crate::less::Less;
 use crate::member::Member;
 use crate::network::Network;
 use crate::options::Options;
+use crate::record::What;
 use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::workload::Client;
@@ -39,7 +41,7 @@ const SLOW_THINK_US: u64 = 400_000;
 enum Event {
     Start { node: usize },
     Wake { node: usize, incarnation: u64, at: u64 },
-    Deliver { to: usize, message: Message },
+    Deliver { to: usize, id: u64, message: Message },
     Input { node: usize, incarnation: u64, input: Input },
     DiskDone { node: usize, incarnation: u64, queue: usize },
     Client { client: usize },
@@ -75,6 +77,7 @@ enum Waiting {
 }
 
 struct Transfer {
+    id: u64,
     from: (usize, u64),
     to: usize,
     message: Message,
@@ -91,6 +94,8 @@ struct Watcher {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub events: u64,
+    /// Drawn, whether or not they struck.
+    pub faults: usize,
     pub crashes: u64,
     pub boot_crashes: u64,
     pub failed_syncs: u64,
@@ -119,6 +124,8 @@ pub struct World {
     at_election: Option<(Act, u64, u64)>,
     clients: Vec<Client>,
     pub ops: Vec<Op>,
+    /// Operations that clients drew, asked or not.
+    pub drawn: usize,
     next_token: u64,
     waiting: BTreeMap<u64, (usize, Waiting)>,
     watchers: Vec<Watcher>,
@@ -138,10 +145,11 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(options: Options, keeps_trace: bool) -> World {
+    pub fn new(options: Options, keeps_records: bool) -> World {
         let mut rng = Rng::new(options.seed ^ 0x0057_6f72_6c64);
         let network = Network::new(&options, rng.fork(1));
         let mut fault_rng = rng.fork(2);
+        let whole = options.drawn();
         let clients = (0..options.clients).map(|i| Client::new(i, &options, rng.fork(3))).collect();
         let members = members::found(&options, &mut rng);
         let by_id = members.iter().enumerate().map(|(i, m)| (m.id, i)).collect();
@@ -161,6 +169,7 @@ impl World {
             at_election: None,
             clients,
             ops: Vec::new(),
+            drawn: 0,
             next_token: 0,
             waiting: BTreeMap::new(),
             watchers,
@@ -174,7 +183,7 @@ impl World {
             is_healed: false,
             counts: Counts::default(),
             quiet_revision: 0,
-            trace: Trace::new(keeps_trace),
+            trace: Trace::new(keeps_records),
             failure: None,
             options,
         };
@@ -184,13 +193,19 @@ impl World {
         }
         for client in 0..world.options.clients {
             let after = world.rng.below(2_000_000);
-            world.after(after, Event::Client { client });
+            if world.options.less.keeps_client(client) {
+                world.after(after, Event::Client { client });
+            }
         }
         for watcher in 0..world.options.watchers {
             let after = world.rng.below(5_000_000);
-            world.after(after, Event::Watch { watcher });
+            if world.options.less.keeps_watcher(watcher) {
+                world.after(after, Event::Watch { watcher });
+            }
         }
-        for (at, fault) in fault::draw(&world.options, &mut fault_rng) {
+        let faults = fault::draw(&whole, &mut fault_rng);
+        world.counts.faults = faults.len();
+        for (at, fault) in Less::kept(&world.options, faults, Fault::node) {
             world.after(at, Event::Fault { fault });
         }
         world.after(COMPARE_EVERY_US, Event::Compare);
@@ -239,7 +254,14 @@ impl World {
                     self.turn(node, Input::Wake);
                 }
             }
-            Event::Deliver { to, message } => self.turn(to, Input::Peer(message)),
+            Event::Deliver { to, id, message } => {
+                let what = match self.members[to].host {
+                    Some(_) => What::Arrive { id, to },
+                    None => What::Drop { id, is_cut: false },
+                };
+                self.trace.note(self.now, what);
+                self.turn(to, Input::Peer(message));
+            }
             Event::Input { node, incarnation, input } => {
                 if self.members[node].incarnation == incarnation {
                     self.turn(node, input);

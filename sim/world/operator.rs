@@ -6,6 +6,7 @@ use norn_proto::etcdserverpb as pb;
 use prost::Message as _;
 
 use super::{CallFor, Event, World, members};
+use crate::record::What;
 use crate::rng::Rng;
 
 /// Members that a cluster grows to.
@@ -89,7 +90,7 @@ impl World {
             }
             _ => return,
         };
-        self.trace.note(self.now, "operator", node as u64, 0, || format!("{method:?}"));
+        self.trace.tell(self.now, What::Operate { node }, || format!("{method:?}"));
         self.call(node, CallFor::Change, method, Bytes::from(body));
     }
 
@@ -157,7 +158,7 @@ impl World {
         }
         self.members[node].is_leaving = false;
         if self.members[node].host.is_some() {
-            self.trace.note(self.now, "retire", node as u64, 0, String::new);
+            self.trace.note(self.now, What::Retire { node });
             self.gone(node);
         }
         self.by_id.remove(&self.members[node].id);

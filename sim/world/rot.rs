@@ -11,6 +11,7 @@ use norn_storage::{DiskRead, FileName};
 use prost::Message as _;
 
 use super::{CallFor, Event, World};
+use crate::record::What;
 use crate::rng::Rng;
 
 /// Until the operator tries again to have a member removed.
@@ -47,7 +48,8 @@ impl World {
         disk.inner.flip_bit(&file, offset, bit);
         self.members[node].is_rotten = true;
         self.counts.flipped_bits += 1;
-        self.trace.note(self.now, "flip", node as u64, offset, || format!("{file} bit {bit}"));
+        let text = || format!("flipped bit {bit} of byte {offset} of {file}");
+        self.trace.tell(self.now, What::Log { node }, text);
     }
 
     /// A member whose disk is not what it was is removed, and a new one is added, as the error of such a member advises.

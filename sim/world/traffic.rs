@@ -8,35 +8,47 @@ use norn_storage::{DiskError, DiskRead, FileName};
 use super::{Event, Transfer, World};
 use crate::history::Failure;
 use crate::member::CrashPoint;
+use crate::record::What;
 
 impl World {
     pub(super) fn send(&mut self, from: usize, message: Message) {
         let Some(&to) = self.by_id.get(&message.to.0) else { return };
         self.counts.messages += 1;
-        self.trace.note(
+        let id = self.counts.messages;
+        let is_cut = self.network.is_cut(from, to);
+        let is_there = self.members[to].host.is_some();
+        let is_blocked = is_cut || !is_there || self.refuses(from, to);
+        let delays = if is_blocked { Vec::new() } else { self.network.delays(&message) };
+        let what = What::Send {
+            id,
+            from,
+            to,
+            kind: message.kind as u8,
+            term: message.term.0,
+            index: message.index.0,
+            entries: message.entries.len(),
+            copies: if is_blocked { 1 } else { delays.len() as u8 },
+        };
+        self.trace.tell(
             self.now,
-            "send",
-            (from * 64 + to) as u64,
-            message.index.0 ^ (message.term.0 << 32) ^ ((message.entries.len() as u64) << 56),
-            || format!("{:?} term {} index {}", message.kind, message.term.0, message.index.0),
+            what,
+            || if message.reject { "no".into() } else { String::new() },
         );
-        if self.network.is_cut(from, to)
-            || self.members[to].host.is_none()
-            || self.refuses(from, to)
-        {
+        if is_blocked {
+            self.trace.note(self.now, What::Drop { id, is_cut });
             if self.rng.permille(200) {
                 let id = self.members[to].id;
                 self.tell_later(from, Input::Unreachable { id });
             }
-            return;
         }
-        for delay in self.network.delays(&message) {
-            self.after(delay, Event::Deliver { to, message: message.clone() });
+        for delay in delays {
+            self.after(delay, Event::Deliver { to, id, message: message.clone() });
         }
     }
 
     pub(super) fn mend(&mut self) {
         self.network.mend();
+        self.trace.note(self.now, What::Mend);
         for a in 0..self.members.len() {
             for b in (0..self.members.len()).filter(|b| *b != a) {
                 if self.members[b].host.is_some() {
@@ -61,7 +73,20 @@ impl World {
         };
         let incarnation = self.members[from].incarnation;
         let ok = !self.network.is_cut(from, to) && !self.network.delays(&message).is_empty();
-        let transfer = Transfer { from: (from, incarnation), to, message, file };
+        self.counts.messages += 1;
+        let id = self.counts.messages;
+        let what = What::Send {
+            id,
+            from,
+            to,
+            kind: message.kind as u8,
+            term: message.term.0,
+            index: message.snapshot.as_ref().map_or(0, |snapshot| snapshot.index.0),
+            entries: 0,
+            copies: ok.into(),
+        };
+        self.trace.note(self.now, what);
+        let transfer = Transfer { id, from: (from, incarnation), to, message, file };
         self.transfers.insert(number, transfer);
         let body = if ok { whole } else { Bytes::new() };
         self.after(delay, Event::Snapshot { number, body });
@@ -74,7 +99,7 @@ impl World {
         if body.is_empty() || self.members[to].host.is_none() {
             return self.transfer_ends(number, false);
         }
-        self.trace.note(self.now, "snapshot", to as u64, index, String::new);
+        self.trace.note(self.now, What::Snapshot { node: to, index });
         let file = FileName::new(format!("member/snap/{index:016x}.snap.db"));
         self.members[to].disk.store(number, &file, body);
         self.arm_disk(to);
@@ -85,6 +110,7 @@ impl World {
         if let (true, Some(transfer)) = (ok, self.transfers.get(&number)) {
             self.counts.snapshots += 1;
             let (to, message) = (transfer.to, transfer.message.clone());
+            self.trace.note(self.now, What::Arrive { id: transfer.id, to });
             self.crash_soon(to);
             let index = message.snapshot.as_ref().map_or(0, |s| s.index.0);
             let file = FileName::new(format!("member/snap/{index:016x}.snap.db"));

@@ -8,6 +8,7 @@ use prost::Message as _;
 use super::{Event, Watcher, World};
 use crate::check::watch::Span;
 use crate::options::Bug;
+use crate::record::What;
 use crate::rng::mix;
 use crate::workload;
 
@@ -57,6 +58,7 @@ impl World {
         let wish = Span { node, key, start, no_put, no_delete, responses: Vec::new() };
         let body = workload::watch(&wish, self.rng.permille(500));
         self.spans.push(wish);
+        self.trace.note(self.now, What::Watch { watcher, node, start });
         let incarnation = self.members[node].incarnation;
         self.watchers[watcher] =
             Watcher { stream, on: Some((node, incarnation)), span: Some(span) };
@@ -84,9 +86,13 @@ impl World {
         if self.options.bug == Some(Bug::WatchResponseLost) && self.rng.permille(20) {
             return;
         }
+        let revision = response.header.as_ref().map_or(0, |header| header.revision);
+        let told = What::Told { watcher, node, revision, events: response.events.len() };
+        self.trace.tell(self.now, told, || format!("{response:?}"));
         let is_over = response.canceled;
         self.spans[span].responses.push(response);
         if is_over {
+            self.trace.note(self.now, What::Unwatch { watcher });
             self.watchers[watcher].on = None;
             self.after(10_000, Event::Watch { watcher });
         }

@@ -268,6 +268,7 @@ impl Core {
         let inputs = std::mem::take(&mut *self.inbox.borrow_mut());
         let mut outbox = self.outbox.borrow_mut();
         let mut inner = self.inner.borrow_mut();
+        runtime::takes(&inputs);
         let deadline = inner.host.turn(self.now(), inputs, &mut *outbox);
         runtime::turned(inner.host.node());
         drop(inner);
@@ -289,6 +290,7 @@ impl Core {
         self.outbox.borrow_mut().answers = answers;
         self.turned.notify_waiters();
         if !messages.is_empty() {
+            runtime::sends(&messages);
             self.transport.send(self, messages);
         }
         for event in events {
@@ -334,6 +336,7 @@ impl Core {
                 });
             }
             NodeEvent::SendSnapshot { message, file } => {
+                runtime::sends(std::slice::from_ref(&message));
                 self.transport.send_snapshot(self, message, file);
             }
             NodeEvent::Removed => {

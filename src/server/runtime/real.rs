@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use norn_node::{Config, Node};
+use norn_node::{Config, Input, Node};
+use norn_raft::Message;
 pub use tokio::select;
 
 pub mod net {
@@ -83,6 +84,12 @@ pub fn shape(config: Config) -> Config {
     config
 }
 
-/// The simulation looks at the node after every turn.
+/// The simulation looks at what goes in and out, and at the node after every turn.
+#[inline(always)]
+pub fn takes(_: &[Input]) {}
+
+#[inline(always)]
+pub fn sends(_: &[Message]) {}
+
 #[inline(always)]
 pub fn turned<R: norn_node::Reader>(_: &Node<R>) {}

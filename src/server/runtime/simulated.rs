@@ -22,7 +22,8 @@ use std::time::Duration;
 
 pub use clock::Clock;
 use madsim::task::NodeId;
-use norn_node::{Config, Node};
+use norn_node::{Config, Input, Node};
+use norn_raft::Message;
 use norn_storage::MemDisk;
 
 pub mod task {
@@ -54,8 +55,12 @@ pub trait Fate {
     fn turned(&mut self, host: Host, node: &Node<disk::Reader>);
     /// A process wrote to its log.
     fn said(&mut self, host: Host, line: &str);
-    /// Something happened, at this true time.
-    fn note(&mut self, at: Duration, what: &'static str, a: u64, b: u64);
+    /// Data goes on its way.
+    fn carried(&mut self, from: Host, to: Host, data: &[u8]);
+    /// A node is about to take these in.
+    fn takes(&mut self, host: Host, inputs: &[Input]);
+    /// A node has messages for other members.
+    fn sends(&mut self, host: Host, messages: &[Message]);
 }
 
 struct Machine {
@@ -273,6 +278,18 @@ impl std::io::Write for LogOf {
 
 pub fn shape(config: Config) -> Config {
     with(|world| world.fate.shape(config))
+}
+
+pub fn takes(inputs: &[Input]) {
+    if let Some(host) = here() {
+        with(|world| world.fate.takes(host, inputs));
+    }
+}
+
+pub fn sends(messages: &[Message]) {
+    if let Some(host) = here() {
+        with(|world| world.fate.sends(host, messages));
+    }
 }
 
 pub fn turned(node: &Node<disk::Reader>) {

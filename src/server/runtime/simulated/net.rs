@@ -101,8 +101,7 @@ impl Direction {
         let arrival = (!is_held).then(|| now() + fate.link_delay(self.from, self.to));
         if let Piece::Data(data) = &piece {
             self.bytes += data.len();
-            let what = (data.len() as u64) << 32 | u64::from(crc32c::crc32c(data));
-            fate.note(now(), "data", (self.from as u64) << 32 | self.to as u64, what);
+            fate.carried(self.from, self.to, data);
         }
         let arrival = arrival.map(|arrival| arrival.max(self.last_arrival));
         self.last_arrival = arrival.unwrap_or(self.last_arrival);
