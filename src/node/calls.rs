@@ -203,8 +203,12 @@ impl<R: Reader> Node<R> {
                 self.counters.leases_renewed += 1;
                 ttl
             }
-            // It may be granted already: members whose disks are faster apply, and answer, before the leader does; or there
-            // is another leader by now, who knows of it. Nobody is told that a lease is gone without proof.
+            // (It may be granted already: members whose disks are faster apply, and answer, before the leader does.)
+            Err(RenewError::NotFound) if may_wait && self.raft.committed().0 > self.applied => {
+                self.wait_applied(token, ReadKind::LeaseRenewApplied(id));
+                return Ok(None);
+            }
+            // There may be another leader by now, who knows of it: nobody is told that a lease is gone without proof.
             Err(RenewError::NotFound) if may_wait => {
                 self.read(token, ReadKind::LeaseRenew(id));
                 return Ok(None);
@@ -440,6 +444,7 @@ impl<R: Reader> Node<R> {
                 ReadKind::Txn(request) => self.read_txn_reply(request).map(Some),
                 ReadKind::MemberList => Ok(Some(self.member_list_reply())),
                 ReadKind::LeaseRenew(id) => self.renew(read.token, *id, false),
+                ReadKind::LeaseRenewApplied(id) => self.renew(read.token, *id, true),
                 ReadKind::LeaseTimeToLive(request) => self.time_to_live_reply(request).map(Some),
                 ReadKind::Barrier => Ok(Some(Bytes::new())),
             };

@@ -32,6 +32,8 @@ pub(crate) enum ReadKind {
     MemberList,
     /// Renew this lease, once leadership is proved.
     LeaseRenew(i64),
+    /// Renew this lease, which was unknown before what is committed was applied.
+    LeaseRenewApplied(i64),
     LeaseTimeToLive(pb::LeaseTimeToLiveRequest),
     Barrier,
 }
