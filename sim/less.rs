@@ -25,7 +25,7 @@ pub struct Less {
 type Off = fn(&mut Options);
 
 /// What goes wrong not at a moment, but now and then.
-pub const RATES: [(&str, Off); 7] = [
+pub const RATES: [(&str, Off); 12] = [
     ("loss", |o| o.loss_permille = 0),
     ("duplicates", |o| o.duplicate_permille = 0),
     ("tails", |o| o.tail_permille = 0),
@@ -33,6 +33,11 @@ pub const RATES: [(&str, Off); 7] = [
     ("drift", |o| o.drift_ppm = 0),
     ("slow-watchers", |o| o.slow_watcher_permille = 0),
     ("padding", |o| o.value_bytes = 1),
+    ("operator", |o| o.member_every_us = 0),
+    ("quota", |o| o.quota_bytes = 0),
+    ("late-replies", |o| o.late_reply_permille = 0),
+    ("lost-answers", |o| o.lost_answer_permille = 0),
+    ("snapshot-crashes", |o| o.snapshot_crash_permille = 0),
 ];
 
 /// Longer lists than any seed draws are no lists of ours.

@@ -43,6 +43,7 @@ pub fn exit_of(failure: &Failure) -> Exit {
     match failure.promise {
         "A healed cluster serves through every member and converges."
         | "A lease that nobody renews ends."
+        | "A run comes to an end."
         | "A watcher is told everything in the end." => Exit::Liveness,
         "A node never panics." | "A member never panics." => Exit::Panic,
         _ => Exit::Safety,

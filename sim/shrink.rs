@@ -70,8 +70,8 @@ pub struct Shrinker<R> {
     pub tells: bool,
 }
 
-/// So few operations are tried one by one.
-const ASKS_MAX: u64 = 300;
+/// So few operations are tried in pieces, down to one by one: more than that is left to the limits of time and number.
+const ASKS_MAX: u64 = 20_000;
 
 type List = fn(&mut Less) -> &mut Option<Vec<usize>>;
 
@@ -133,14 +133,15 @@ impl<R: Fn(&Case) -> Result<Ran, String>> Shrinker<R> {
             }
             self.list("clients", |less| &mut less.clients, drawn.clients)?;
             self.list("watchers", |less| &mut less.watchers, drawn.watchers)?;
+            self.number(1, self.best.options().keys, "keys", |less, n| less.keys = Some(n))?;
+            if self.drawn <= ASKS_MAX {
+                self.list("operations", |less| &mut less.asks, self.drawn as usize)?;
+            }
+            // (Last: with fewer members everything else is another run, and what breaks may be another thing.)
             for nodes in (1..self.best.options().nodes).filter(|nodes| nodes % 2 == 1) {
                 if self.attempt("members", |less| less.nodes = Some(nodes))? {
                     break;
                 }
-            }
-            self.number(1, self.best.options().keys, "keys", |less, n| less.keys = Some(n))?;
-            if self.drawn <= ASKS_MAX {
-                self.list("operations", |less| &mut less.asks, self.drawn as usize)?;
             }
             if self.best == before {
                 break;

@@ -35,7 +35,7 @@ async fn run(number: usize, mut rng: Rng) {
     pause(rng.below(2_000_000)).await;
     while !state.is_healed.get() && !state.has_failed() {
         let node = state.member(client.choose_node(options.machines()));
-        if state.options.less.is_enough(state.counts.borrow().drawn) {
+        if state.options.less.is_enough(client.next_number(options)) {
             return;
         }
         let deadline = rng.between(options.deadline_us / 2, options.deadline_us);
@@ -80,9 +80,12 @@ async fn ask(
     channel: &Channel,
     within: Duration,
 ) -> bool {
+    let ask_number = client.next_number(&state.options);
     let ask = client.next(&state.options);
-    state.counts.borrow_mut().drawn += 1;
-    if !state.options.less.keeps_ask(state.counts.borrow().drawn - 1) {
+    let mut counts = state.counts.borrow_mut();
+    counts.drawn = counts.drawn.max(ask_number + 1);
+    drop(counts);
+    if !state.options.less.keeps_ask(ask_number) {
         return true;
     }
     let (method, body) = workload::encode(&ask);

@@ -53,7 +53,7 @@ pub struct Counts {
     pub turns: u64,
     /// Drawn, whether or not they struck.
     pub faults: usize,
-    /// Operations that clients drew, asked or not.
+    /// Beyond the number of every operation that a client drew, asked or not.
     pub drawn: usize,
     pub crashes: u64,
     pub boot_crashes: u64,

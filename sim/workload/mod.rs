@@ -112,6 +112,11 @@ impl Client {
         self.sticks_to.unwrap_or(any)
     }
 
+    /// The next question's number among those of all clients: whatever is left out of the others, it remains the same.
+    pub fn next_number(&self, options: &Options) -> usize {
+        self.asked as usize * options.clients + self.number
+    }
+
     pub fn next(&mut self, options: &Options) -> Ask {
         self.asked += 1;
         self.story = STORIES[weighted(&mut self.rng, &options.stories)];

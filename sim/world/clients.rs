@@ -27,7 +27,8 @@ impl World {
     }
 
     pub(super) fn client_asks(&mut self, client: usize) {
-        if self.is_healed || self.options.less.is_enough(self.drawn) {
+        let number = self.clients[client].next_number(&self.options);
+        if self.is_healed || self.options.less.is_enough(number) {
             return;
         }
         let node = self.clients[client].choose_node(self.members.len());
@@ -40,8 +41,8 @@ impl World {
             return;
         }
         let ask = self.clients[client].next(&self.options);
-        self.drawn += 1;
-        if !self.options.less.keeps_ask(self.drawn - 1) {
+        self.drawn = self.drawn.max(number + 1);
+        if !self.options.less.keeps_ask(number) {
             let think = self.clients[client].think_us(&self.options);
             self.after(think, Event::Client { client });
             return;

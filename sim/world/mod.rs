@@ -36,6 +36,8 @@ use crate::workload::Client;
 const QUEUES: [DiskQueue; 2] = [DiskQueue::Log, DiskQueue::Bulk];
 /// Between two comparisons of all members.
 const COMPARE_EVERY_US: u64 = 700_000;
+/// Events of one run: twenty times those of the longest that passed. Something answers itself for ever.
+const EVENTS_MAX: u64 = 40_000_000;
 const SLOW_THINK_US: u64 = 400_000;
 
 enum Event {
@@ -124,7 +126,7 @@ pub struct World {
     at_election: Option<(Act, u64, u64)>,
     clients: Vec<Client>,
     pub ops: Vec<Op>,
-    /// Operations that clients drew, asked or not.
+    /// Beyond the number of every operation that a client drew, asked or not.
     pub drawn: usize,
     next_token: u64,
     waiting: BTreeMap<u64, (usize, Waiting)>,
@@ -239,6 +241,10 @@ impl World {
             let ((at, _), event) = self.queue.pop_first().expect("it was there");
             self.now = at;
             self.counts.events += 1;
+            if self.counts.events > EVENTS_MAX {
+                let detail = format!("at {} s of simulated time", self.now / 1_000_000);
+                return self.fail(Failure::new("A run comes to an end.", detail));
+            }
             self.happen(event);
         }
         self.now = self.now.max(until);

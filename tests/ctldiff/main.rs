@@ -106,7 +106,18 @@ struct Options {
 const USAGE: &str = "usage: norn-ctldiff --etcd PATH --norn PATH --ctl NAME=PATH... [--utl PATH] [--jobs N] \
                      [--only SCENARIO] [--show]";
 
+/// Whoever starts this in the background of a script starts it deaf to SIGINT, and its children would be, too. A handler of our own is
+/// not inherited.
+fn hear_interrupts() {
+    let is_on = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let interrupt = signal_hook::consts::SIGINT;
+    if let Err(error) = signal_hook::flag::register_conditional_shutdown(interrupt, 130, is_on) {
+        eprintln!("SIGINT: {error}");
+    }
+}
+
 fn main() -> ExitCode {
+    hear_interrupts();
     let options = match parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(problem) => {
