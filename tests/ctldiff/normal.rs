@@ -28,6 +28,8 @@ static ALWAYS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         ),
         (r#""(RaftTerm|RaftIndex|RaftAppliedIndex|DBSize|DBSizeInUse|Took)" : .*"#, r#""$1" : N"#),
         (r"current term: \d+", "current term: N"),
+        // An interrupt meets a call under way, or the pause between two.
+        (r"(?m)^\{[^\n]*retrying of unary invoker failed[^\n]*context canceled[^\n]*\n?", ""),
         // Leases that were not captured.
         (r#""(Lease)" : \d{6,}"#, r#""$1" : LEASE"#),
         (r#""(lease)":\d{6,}"#, r#""$1":0"#),
