@@ -82,9 +82,7 @@ async fn ask(
 ) -> bool {
     let ask_number = client.next_number(&state.options);
     let ask = client.next(&state.options);
-    let mut counts = state.counts.borrow_mut();
-    counts.drawn = counts.drawn.max(ask_number + 1);
-    drop(counts);
+    state.drew(ask_number);
     if !state.options.less.keeps_ask(ask_number) {
         return true;
     }

@@ -190,6 +190,12 @@ impl State {
         if hosts.is_empty() { 0 } else { hosts[drawn % hosts.len()] }
     }
 
+    /// A client drew the operation of this number, asked or not.
+    pub fn drew(&self, number: usize) {
+        let mut counts = self.counts.borrow_mut();
+        counts.drawn = counts.drawn.max(number + 1);
+    }
+
     /// Who leads, as far as its members know.
     pub fn leader(&self) -> Option<usize> {
         let members = self.members.borrow();
