@@ -198,6 +198,17 @@ impl KeyHistory {
         self.newest = KeyAt { version: at.version.max(1), ..at };
     }
 
+    /// A tombstone as its record in the log tells it. A transaction may have deleted the key, put it and deleted it again; compaction
+    /// at its revision keeps both tombstones, and not the put between them.
+    pub fn restore_tombstone(&mut self, revision: Revision) {
+        if self.is_live() {
+            return self.delete(revision);
+        }
+        let life = Generation { created: revision.main, version: 1, revisions: vec![revision] };
+        self.older.get_or_insert_default().finished.push(life);
+        self.newest = tombstone(revision);
+    }
+
     /// The key must be live.
     pub fn delete(&mut self, revision: Revision) {
         assert!(self.is_live() && revision > self.last(), "delete {revision} of {self:?}");

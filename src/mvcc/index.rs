@@ -104,8 +104,8 @@ impl KeyIndex {
                     *history = KeyHistory::new(revision, created, version);
                 } else if !tombstone {
                     history.restore(KeyAt { modified: revision, created, version });
-                } else if history.is_live() {
-                    history.delete(revision);
+                } else {
+                    history.restore_tombstone(revision);
                 }
             },
             || {
