@@ -257,7 +257,7 @@ impl<R: Reader> Node<R> {
         self.flush_bulk();
     }
 
-    fn obey_raft(&mut self, ready: RaftReady) {
+    fn obey_raft(&mut self, mut ready: RaftReady) {
         for line in self.raft.drain_log() {
             // (Acknowledgements repeat each other when writes are merged; that is not worth a line each.)
             if !line.text.starts_with("entry at index") {
@@ -275,10 +275,10 @@ impl<R: Reader> Node<R> {
         // Who asks for votes has voted, for itself, in a new term: asked before that is durable, the others could make it
         // leader of a term that it forgets in a crash, and leads again, with other entries.
         let held = !planted!(OwnVoteEarly) && !planted!(VoteAskedEarly);
-        let is_vote = |message: &Message| message.kind == MessageKind::Vote && held;
-        let (votes, messages): (Vec<_>, Vec<_>) = ready.messages.into_iter().partition(is_vote);
-        let mut votes = votes.into_iter().filter(|m| !self.members.is_removed(m.to.0)).collect();
-        for mut message in messages {
+        let is_vote = |message: &mut Message| message.kind == MessageKind::Vote && held;
+        let mut votes: Vec<Message> = ready.messages.extract_if(.., is_vote).collect();
+        votes.retain(|message| !self.members.is_removed(message.to.0));
+        for mut message in ready.messages {
             match message.kind {
                 MessageKind::StorageAppend => {
                     message.responses.append(&mut votes);
