@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use norn_proto::etcdserverpb as pb;
-use pb::compare::{CompareResult, CompareTarget, TargetUnion};
+use pb::compare::TargetUnion;
 use pb::request_op::Request;
 
 use super::{Pen, shown, wire};
@@ -41,13 +41,7 @@ impl Lock {
     }
 
     fn created(&self, revision: i64) -> pb::Compare {
-        pb::Compare {
-            result: CompareResult::Equal.into(),
-            target: CompareTarget::Create.into(),
-            key: self.key(),
-            target_union: Some(TargetUnion::CreateRevision(revision)),
-            ..Default::default()
-        }
+        wire::equals(&self.key(), TargetUnion::CreateRevision(revision))
     }
 
     pub(super) fn next(&mut self, pen: &mut Pen<'_>) -> Ask {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use norn_node::{Error, Method};
 use norn_proto::etcdserverpb as pb;
+use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use prost::Message;
 
 use crate::check::watch::Span;
@@ -14,12 +15,23 @@ pub fn put(key: &Bytes, value: &Bytes, lease: i64) -> pb::PutRequest {
 
 /// Holds as long as the key is what it was at this revision; 0: as long as there is none.
 pub fn unmodified(key: &Bytes, revision: i64) -> pb::Compare {
-    use pb::compare::{CompareResult, CompareTarget, TargetUnion};
+    equals(key, TargetUnion::ModRevision(revision))
+}
+
+/// Holds as long as this is what it is of a key.
+pub fn equals(key: &Bytes, union: TargetUnion) -> pb::Compare {
+    let target = match union {
+        TargetUnion::Version(_) => CompareTarget::Version,
+        TargetUnion::CreateRevision(_) => CompareTarget::Create,
+        TargetUnion::ModRevision(_) => CompareTarget::Mod,
+        TargetUnion::Value(_) => CompareTarget::Value,
+        TargetUnion::Lease(_) => CompareTarget::Lease,
+    };
     pb::Compare {
         result: CompareResult::Equal.into(),
-        target: CompareTarget::Mod.into(),
+        target: target.into(),
         key: key.clone(),
-        target_union: Some(TargetUnion::ModRevision(revision)),
+        target_union: Some(union),
         ..Default::default()
     }
 }
@@ -104,21 +116,12 @@ pub fn encode(ask: &Ask) -> (Method, Bytes) {
 }
 
 fn swap(key: &Bytes, expect: &Option<Bytes>, value: &Bytes) -> Vec<u8> {
-    use pb::compare::{CompareResult, CompareTarget, TargetUnion};
-    let (target, union) = match expect {
-        Some(value) => (CompareTarget::Value, TargetUnion::Value(value.clone())),
-        None => (CompareTarget::Version, TargetUnion::Version(0)),
-    };
-    let compare = pb::Compare {
-        result: CompareResult::Equal.into(),
-        target: target.into(),
-        key: key.clone(),
-        target_union: Some(union),
-        ..Default::default()
+    let union = match expect {
+        Some(value) => TargetUnion::Value(value.clone()),
+        None => TargetUnion::Version(0),
     };
     let put = pb::request_op::Request::RequestPut(put(key, value, 0));
-    let success = vec![pb::RequestOp { request: Some(put) }];
-    pb::TxnRequest { compare: vec![compare], success, failure: vec![] }.encode_to_vec()
+    txn(vec![equals(key, union)], vec![put], vec![]).encode_to_vec()
 }
 
 pub fn outcome(ask: &Ask, result: Result<Bytes, Error>) -> Outcome {

@@ -53,17 +53,7 @@ impl World {
         }
         let op = self.ops.len();
         self.trace.tell(self.now, What::Ask { op, client, node }, || format!("{ask:?}"));
-        self.ops.push(Op {
-            client,
-            node,
-            incarnation: self.members[node].incarnation,
-            ask,
-            called: (self.now, self.number),
-            returned: None,
-            outcome: Outcome::Unknown,
-        });
-        // (The order of events tells what was before what: the call takes a number.)
-        self.number += 1;
+        self.asked(client, node, ask);
         let token = self.next_token + 1;
         let deadline = self.rng.between(self.options.deadline_us / 2, self.options.deadline_us);
         self.after(deadline, Event::Deadline { token });
@@ -126,8 +116,14 @@ impl World {
         let ask = Ask::KeepAlive { id: *self.rng.pick(&leases) };
         let (method, body) = workload::encode(&ask);
         let op = self.ops.len();
+        self.asked(self.clients.len(), node, ask);
+        self.call(node, CallFor::Aside(op), method, body);
+    }
+
+    /// Somebody asks now. (The order of events tells what was before what: the call takes a number.)
+    fn asked(&mut self, client: usize, node: usize, ask: Ask) {
         self.ops.push(Op {
-            client: self.clients.len(),
+            client,
             node,
             incarnation: self.members[node].incarnation,
             ask,
@@ -136,6 +132,5 @@ impl World {
             outcome: Outcome::Unknown,
         });
         self.number += 1;
-        self.call(node, CallFor::Aside(op), method, body);
     }
 }
