@@ -121,7 +121,7 @@ impl Raft {
             || (is_pre_vote && message.term > self.term)
             || planted!(VoteTwice);
         // Learners vote too: a candidate that knows of their promotion may need them before they do.
-        if can_vote && self.log.is_up_to_date(message.index, message.log_term) {
+        if can_vote && self.may_follow(message) {
             self.note_vote(message, format_args!("cast {} for", message.kind.name()), None);
             // The request's term: that of a pre-vote is ahead of ours, and the candidate compares.
             self.send(Message { term: message.term, ..Message::new(response, message.from) });
@@ -134,6 +134,21 @@ impl Raft {
             let term = self.term;
             self.send(Message { term, reject: true, ..Message::new(response, message.from) });
         }
+    }
+
+    /// Whether a candidate's log has all that could be committed, as far as we know: ours, by the rule of thesis section 3.6.1.
+    ///
+    /// Of a retired member only what is committed counts. The vote of one whose removal is committed matters to candidates alone that do
+    /// not know of that yet; of two voters the one that stays may lack what the other appended last, and would wait for this vote
+    /// for ever. It is safe: what N voters that stay have committed is on more than half of them, and a candidate needs half of them
+    /// beside us, so that one of these has it, and compares with all of its log.
+    fn may_follow(&self, candidate: &Message) -> bool {
+        let (index, term) = (candidate.index, candidate.log_term);
+        if !self.is_retired {
+            return self.log.is_up_to_date(index, term);
+        }
+        let committed = self.log.committed();
+        (term, index) >= (self.log.term_or_zero(committed), committed)
     }
 
     /// One line of the same shape for every decision about a vote.

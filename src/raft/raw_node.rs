@@ -106,6 +106,12 @@ impl RawNode {
         self.raft.tick();
     }
 
+    /// To be told once the removal of this node is applied, and again after a restart: its vote then helps whoever has all that is
+    /// committed, though its own log be longer.
+    pub fn retire(&mut self) {
+        self.raft.is_retired = true;
+    }
+
     /// Starts an election now, if this node may lead.
     pub fn campaign(&mut self) {
         self.raft.step_local(Message::new(MessageKind::Hup, NodeId::NONE));

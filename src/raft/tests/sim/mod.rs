@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use norn_raft::{
-    ConfChangeKind, ConfState, Config, Entry, EntryKind, HardState, Index, MemStorage, Message,
-    NodeId, RawNode, Ready, Role, Snapshot, Term, codec,
+    ConfChangeKind, ConfChangeSingle, ConfState, Config, Entry, EntryKind, HardState, Index,
+    MemStorage, Message, NodeId, RawNode, Ready, Role, Snapshot, Term, codec,
 };
 
 pub struct Host {
@@ -25,6 +25,8 @@ pub struct Host {
     /// Answered reads: context and index.
     pub reads: Vec<(Bytes, Index)>,
     restarts: u64,
+    /// Whether raft is told of its own removal.
+    pub retires: bool,
 }
 
 pub struct Sim {
@@ -107,6 +109,7 @@ impl Sim {
             payloads: Vec::new(),
             reads: Vec::new(),
             restarts,
+            retires: true,
         };
         host.install(&snapshot);
         host
@@ -385,15 +388,20 @@ impl Host {
                 codec::decode_conf_change_v2(entry.data.clone()).expect("our own encoding")
             }
         };
-        // The application's rule: two voters stay. Removing the leader of two can strand the other, whose
-        // log may be the shorter one (etcd #10563).
+        // The application's rule: a voter stays.
         let empties = change.changes.iter().any(|single| {
             single.kind != ConfChangeKind::AddNode
-                && self.conf_state.voters.len() <= 2
+                && self.conf_state.voters.len() <= 1
                 && self.conf_state.voters.contains(&single.node_id)
         });
         if !empties {
             self.conf_state = self.raw.apply_conf_change(&change);
+        }
+        let removes = |single: &ConfChangeSingle| {
+            single.kind == ConfChangeKind::RemoveNode && single.node_id == self.raw.id()
+        };
+        if self.retires && !empties && change.changes.iter().any(removes) {
+            self.raw.retire();
         }
     }
 
