@@ -16,7 +16,8 @@ usage: norn-sim run --seed N             one seed, with its options and its coun
 
 What to run:
   --tier core|cluster         nodes in one thread (default), or whole servers under madsim
-  --profile swarm|calm|storm  a draw of faults (default), none, or all
+  --profile swarm|calm|storm|busy
+                              a draw of faults (default), none, all, or none and clients that never think
   --bug NAME                  (core tier) a mistake of the harness: must fail
   --plant NAME                a mistake in the server (src/planted): must fail
   --less WHAT                 what to leave out, in the words of a shrunk case

@@ -38,6 +38,7 @@ pub fn profile(name: &str) -> Option<Profile> {
         "swarm" => Profile::Swarm,
         "calm" => Profile::Calm,
         "storm" => Profile::Storm,
+        "busy" => Profile::Busy,
         _ => return None,
     })
 }
@@ -47,6 +48,7 @@ fn profile_name(profile: Profile) -> &'static str {
         Profile::Swarm => "swarm",
         Profile::Calm => "calm",
         Profile::Storm => "storm",
+        Profile::Busy => "busy",
     }
 }
 

@@ -41,6 +41,14 @@ pub enum Profile {
     Calm,
     /// Every kind of fault, always.
     Storm,
+    /// No faults, and clients that never think: how fast the simulator is when nothing waits.
+    Busy,
+}
+
+impl Profile {
+    pub fn is_calm(self) -> bool {
+        matches!(self, Profile::Calm | Profile::Busy)
+    }
 }
 
 /// Times in microseconds unless the name says otherwise; chances in a thousand.
@@ -131,7 +139,7 @@ impl Options {
     pub fn draw(seed: u64, profile: Profile, bug: Option<Bug>) -> Options {
         let mut rng = Rng::new(seed);
         let r = &mut rng;
-        let calm = profile == Profile::Calm;
+        let calm = profile.is_calm();
         let storm = profile == Profile::Storm;
         let snapshot_count = *r.pick(&[10, 25, 60, 200, 2000]);
         let mut fault = |low: u64, high: u64, permille: u64| {
@@ -224,12 +232,15 @@ impl Options {
         options.draw_members(&mut Rng::new(seed ^ 0x4f70_6572_6174));
         options.draw_room(&mut Rng::new(seed ^ 0x0052_6f6f_6d73));
         options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
+        if profile == Profile::Busy {
+            options.saturate();
+        }
         options
     }
 
     /// Faults that wait for their moment. (From a source of their own, too.)
     fn draw_windows(&mut self, r: &mut Rng) {
-        let (calm, storm) = (self.profile == Profile::Calm, self.profile == Profile::Storm);
+        let (calm, storm) = (self.profile.is_calm(), self.profile == Profile::Storm);
         let mut fault = |low: u64, high: u64, permille: u64| {
             let (value, on) = (r.between(low, high), r.permille(permille));
             if !calm && (on || storm) { value } else { 0 }
@@ -243,6 +254,23 @@ impl Options {
         self.memory_entries = *r.pick(&[100, 100, 20, 5]);
         self.watch_responses = *r.pick(&[128, 128, 4, 1]) as usize;
         self.watch_revisions = *r.pick(&[1000, 1000, 10, 1]) as usize;
+    }
+
+    /// Three members with the sizes that servers have by default, on a good network and good disks, and enough clients to keep them busy
+    /// until the end.
+    fn saturate(&mut self) {
+        (self.nodes, self.safety_us, self.clients, self.ops_max) = (3, 5_000_000, 32, usize::MAX);
+        // (Not none: whoever finds nobody there asks again, and time must pass.)
+        self.think_us = 4;
+        (self.tick_ms, self.election_ticks, self.deadline_us) = (100, 10, 4_000_000);
+        (self.latency_us, self.disk_us) = (100, 1_000);
+        (self.keys, self.value_bytes) = (64, 100);
+        (self.snapshot_count, self.catch_up_entries, self.memory_entries) = (10_000, 5_000, 100);
+        (self.wal_segment_bytes, self.revlog_segment_bytes) = (64_000_000, 64 << 20);
+        (self.image_debt_bytes, self.image_step_bytes) = (4 << 20, 128 << 10);
+        (self.cache_bytes, self.message_bytes) = (64 << 20, 1 << 20);
+        (self.watch_responses, self.watch_revisions) = (128, 1000);
+        self.slow_watcher_permille = 0;
     }
 
     /// Machines of the cluster tier that are, or may become, members.
@@ -264,11 +292,11 @@ impl Options {
         let (flips, rots) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
         // (Whoever replaces a member with a bad disk changes nothing else meanwhile.)
         let rots = if self.profile == Profile::Storm { rng.permille(500) } else { rots };
-        if self.profile != Profile::Calm && rots {
+        if !self.profile.is_calm() && rots {
             self.rot_every_us = flips;
             self.member_every_us = 0;
         }
-        if self.profile != Profile::Calm && has_quota {
+        if !self.profile.is_calm() && has_quota {
             self.quota_bytes = quota;
         }
         if self.profile == Profile::Storm || (self.profile == Profile::Swarm && gets_full) {

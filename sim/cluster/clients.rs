@@ -15,6 +15,9 @@ use crate::workload::{self, Client};
 /// What a client thinks longer after its share of operations.
 const SLOW_THINK_US: u64 = 400_000;
 
+/// Who thinks less does not think at all: madsim's timers have steps of a millisecond.
+const NO_THINK_US: u64 = 100;
+
 /// Starts a client on its machine.
 pub fn start(host: usize, number: usize, rng: Rng) {
     world::start(host, &format!("client {number}"), move || run(number, rng));
@@ -52,7 +55,9 @@ async fn run(number: usize, mut rng: Rng) {
         if state.ops.borrow().len() > options.ops_max {
             think += SLOW_THINK_US;
         }
-        pause(think).await;
+        if think >= NO_THINK_US {
+            pause(think).await;
+        }
     }
 }
 
