@@ -14,6 +14,7 @@
 //! A batch that fails takes the batches queued behind it in its queue with it: after `NoSpace` the submitter submits
 //! them again, in order (see the crate's page). Any other failure latches the disk.
 
+mod pages;
 mod rng;
 mod tree;
 
@@ -326,7 +327,7 @@ impl DiskRead for MemDisk {
     }
 
     fn len(&self, file: &FileName) -> Result<Option<u64>, DiskError> {
-        Ok(self.alive()?.tree.bytes(file).map(|bytes| bytes.len() as u64))
+        Ok(self.alive()?.tree.bytes(file).map(|bytes| bytes.len()))
     }
 
     fn read_at(&self, file: &FileName, offset: u64, len: usize) -> Result<Bytes, DiskError> {
@@ -334,9 +335,7 @@ impl DiskRead for MemDisk {
         let Some(bytes) = state.tree.bytes(file) else {
             return Err(DiskError::NotFound { file: file.clone() });
         };
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-        let to = from.saturating_add(len).min(bytes.len());
-        Ok(Bytes::copy_from_slice(&bytes[from..to]))
+        Ok(bytes.read(offset, len))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::pages::Pages;
 use super::rng::Rng;
 use crate::disk::{DiskError, DiskOp, FileName};
 
@@ -79,36 +80,35 @@ impl DataChange {
         }
     }
 
-    fn apply(&self, bytes: &mut Vec<u8>) {
+    fn apply(&self, bytes: &mut Pages) {
         let (offset, len) = self.span();
         match self {
-            DataChange::SetLen(len) => bytes.resize(*len as usize, 0),
+            DataChange::SetLen(len) => bytes.resize(*len),
             _ => self.apply_part(bytes, offset, offset + len),
         }
     }
 
     /// Applies what falls into `from..to`.
-    fn apply_part(&self, bytes: &mut Vec<u8>, from: u64, to: u64) {
+    fn apply_part(&self, bytes: &mut Pages, from: u64, to: u64) {
         let (offset, len) = self.span();
         let (from, to) = (from.max(offset), to.min(offset + len));
         if from >= to {
             return;
         }
-        if bytes.len() < to as usize {
-            bytes.resize(to as usize, 0);
+        if bytes.len() < to {
+            bytes.resize(to);
         }
-        let target = &mut bytes[from as usize..to as usize];
         match self {
             DataChange::Write { data, .. } => {
-                target.copy_from_slice(&data[(from - offset) as usize..(to - offset) as usize]);
+                bytes.write(from, &data[(from - offset) as usize..(to - offset) as usize]);
             }
-            DataChange::Zero { .. } => target.fill(0),
+            DataChange::Zero { .. } => bytes.fill_zero(from, to),
             DataChange::SetLen(_) => {}
         }
     }
 
     /// Applies some of the sectors.
-    fn apply_sectors(&self, bytes: &mut Vec<u8>, rng: &mut Rng) {
+    fn apply_sectors(&self, bytes: &mut Pages, rng: &mut Rng) {
         let (offset, len) = self.span();
         let mut from = offset;
         while from < offset + len {
@@ -119,16 +119,16 @@ impl DataChange {
             from = to;
         }
         // The length may have reached the disk without the data.
-        if rng.chance(1, 2) && (bytes.len() as u64) < offset + len {
-            bytes.resize((offset + len) as usize, 0);
+        if rng.chance(1, 2) && bytes.len() < offset + len {
+            bytes.resize(offset + len);
         }
     }
 }
 
 #[derive(Clone, Debug, Default)]
 struct FileBytes {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+    live: Pages,
+    durable: Pages,
     pending: Vec<DataChange>,
     /// When the newest pending change was made, to find the last write of the whole disk.
     touched: u64,
@@ -216,7 +216,7 @@ impl Tree {
             NameChange::Move { to, .. } => (&to.0, &to.1),
         };
         if let Some(Node::File(id)) = self.live.get(dir).and_then(|names| names.get(name)) {
-            self.used -= self.files[id].live.len() as u64;
+            self.used -= self.files[id].live.len();
         }
         change.apply(&mut self.live);
         self.pending.push(change);
@@ -229,7 +229,7 @@ impl Tree {
             for node in self.live.get(&dir).into_iter().flat_map(|names| names.values()) {
                 match node {
                     Node::Dir(id) => dirs.push(*id),
-                    Node::File(id) => used += self.files[id].live.len() as u64,
+                    Node::File(id) => used += self.files[id].live.len(),
                 }
             }
         }
@@ -239,9 +239,9 @@ impl Tree {
     fn change(&mut self, id: u64, change: DataChange) {
         self.clock += 1;
         let file = self.files.get_mut(&id).expect("a named file has bytes");
-        let before = file.live.len() as u64;
+        let before = file.live.len();
         change.apply(&mut file.live);
-        self.used = self.used + file.live.len() as u64 - before;
+        self.used = self.used + file.live.len() - before;
         file.pending.push(change);
         file.touched = self.clock;
     }
@@ -253,8 +253,8 @@ impl Tree {
         }
     }
 
-    pub(super) fn bytes(&self, file: &FileName) -> Option<&[u8]> {
-        self.file(file).ok().map(|id| self.files[&id].live.as_slice())
+    pub(super) fn bytes(&self, file: &FileName) -> Option<&Pages> {
+        self.file(file).ok().map(|id| &self.files[&id].live)
     }
 
     pub(super) fn flip_bit(&mut self, file: &FileName, offset: u64, bit: u8) -> bool {
@@ -262,14 +262,9 @@ impl Tree {
             return false;
         };
         let bytes = self.files.get_mut(&id).expect("a named file has bytes");
-        let mut flipped = false;
-        for copy in [&mut bytes.live, &mut bytes.durable] {
-            if let Some(byte) = copy.get_mut(offset as usize) {
-                *byte ^= 1 << (bit & 7);
-                flipped = true;
-            }
-        }
-        flipped
+        let [live, durable] =
+            [&mut bytes.live, &mut bytes.durable].map(|b| b.flip_bit(offset, bit));
+        live || durable
     }
 
     /// Runs one operation. `room` is how many bytes files may still grow.
@@ -294,7 +289,7 @@ impl Tree {
             }
             DiskOp::SetLen { file, len } => {
                 let id = self.file(file)?;
-                if *len > (self.files[&id].live.len() as u64).saturating_add(room) {
+                if *len > self.files[&id].live.len().saturating_add(room) {
                     return Err(DiskError::NoSpace { file: file.clone() });
                 }
                 self.change(id, DataChange::SetLen(*len));
@@ -302,7 +297,7 @@ impl Tree {
             }
             DiskOp::Reserve { file, len } => {
                 let id = self.file(file)?;
-                let most = self.files[&id].live.len() as u64;
+                let most = self.files[&id].live.len();
                 if *len <= most {
                     return Ok(());
                 }
@@ -331,7 +326,7 @@ impl Tree {
     }
 
     fn fitting(&self, id: u64, offset: u64, len: u64, room: u64) -> u64 {
-        let most = self.files[&id].live.len() as u64;
+        let most = self.files[&id].live.len();
         len.min((most.saturating_add(room)).saturating_sub(offset))
     }
 
