@@ -337,7 +337,7 @@ impl State {
         let mut image = None;
         let mut index = KeyIndex::new();
         if let Some((main, bytes)) = recovered.index_image {
-            match image::decode(&bytes, &mut lessor) {
+            match image::decode(&bytes, log.last_main().max(1), &mut lessor) {
                 Ok(decoded) => (image, index) = (Some(main), decoded),
                 Err(reason) => {
                     lessor.detach_all();

@@ -5,11 +5,13 @@
 //! Compaction and the collector wait meanwhile: an image counts only if the checkpoint knows the same deaths.
 //!
 //! ```text
-//!   u8 version | entries of the key index | per leased key: u32 length, key, i64 lease | u64 bytes of the entries
+//!   u8 version | entries of the key index | per leased key: u32 length, key, i64 lease | u64 bytes of the entries | i64 reach
 //! ```
 //!
-//! The leased keys are those of later moments than the index: each piece is as it is written. That is no harm, because
-//! whatever changed a lease's keys in between is a record behind the image's revision, and read again at a start.
+//! The leased keys are those of later moments than the index: each piece is as it is written. Whatever changed a lease's keys
+//! in between is a record behind the image's revision, and read again at a start, if the log still has it. So the image
+//! says how far it reaches, the revision when its last piece was written: a log that lost its unsynced end before there
+//! cannot use it.
 
 use std::ops::{Bound, ControlFlow};
 
@@ -22,7 +24,7 @@ use crate::lease::Lessor;
 use crate::{Node, Reader};
 
 /// Of this format. Another one is a longer start and nothing else.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes of history read per turn to find damage: what a slow disk gives in a millisecond.
 const VERIFY_BYTES: usize = 256 << 10;
 /// An image that a restart would still believe is renewed after so many times its own length was appended, so that
@@ -149,6 +151,7 @@ impl<R: Reader> Node<R> {
                 *after = encode_leases(&self.lessor, after.take(), step_bytes, &mut out);
                 if after.is_none() {
                     out.put_u64_le(*index_bytes);
+                    out.put_i64_le(self.store.current());
                     job.part = Part::Whole;
                 }
             }
@@ -188,12 +191,20 @@ fn encode_leases(
     None
 }
 
-/// The index, and its leased keys put back; an explanation if these bytes are not an image.
-pub(crate) fn decode(image: &[u8], lessor: &mut Lessor) -> Result<KeyIndex, &'static str> {
+/// The index, and its leased keys put back; an explanation if these bytes are not an image, or not of a log that ends at `last`.
+pub(crate) fn decode(
+    image: &[u8],
+    last: i64,
+    lessor: &mut Lessor,
+) -> Result<KeyIndex, &'static str> {
     const DAMAGED: &str = "not an image";
     let (version, rest) = image.split_first().ok_or(DAMAGED)?;
     if *version != VERSION {
         return Err("of another version's format");
+    }
+    let (rest, reach) = rest.split_last_chunk::<8>().ok_or(DAMAGED)?;
+    if i64::from_le_bytes(*reach) > last {
+        return Err("the log lost what its leases are of");
     }
     let (rest, index_bytes) = rest.split_last_chunk::<8>().ok_or(DAMAGED)?;
     let index_bytes = usize::try_from(u64::from_le_bytes(*index_bytes)).map_err(|_| DAMAGED)?;
@@ -216,6 +227,9 @@ mod tests {
 
     use super::*;
 
+    /// The revision when the image was finished.
+    const REACH: i64 = 60;
+
     fn lessor() -> Lessor {
         let mut lessor = Lessor::new(1);
         lessor.restore(7, 60, 0);
@@ -234,6 +248,7 @@ mod tests {
             out.append(&mut piece);
             if after.is_none() {
                 out.put_u64_le(index_bytes);
+                out.put_i64_le(REACH);
                 return out;
             }
         }
@@ -250,7 +265,7 @@ mod tests {
         }
         for step_bytes in [1, 20, 100_000] {
             let mut found = lessor();
-            let decoded = decode(&image(&index, &with, step_bytes), &mut found).unwrap();
+            let decoded = decode(&image(&index, &with, step_bytes), REACH, &mut found).unwrap();
             assert_eq!(decoded.live_count(), 50);
             assert!(found.keys_of(7).unwrap().eq(with.keys_of(7).unwrap()));
         }
@@ -259,12 +274,26 @@ mod tests {
     #[test]
     fn what_is_not_an_image_of_this_version_is_refused() {
         let good = image(&KeyIndex::new(), &lessor(), 1);
-        assert!(decode(&good, &mut lessor()).is_ok());
+        assert!(decode(&good, REACH, &mut lessor()).is_ok());
         let mut newer = good.clone();
         newer[0] = VERSION + 1;
-        assert_eq!(decode(&newer, &mut lessor()).err(), Some("of another version's format"));
+        assert_eq!(decode(&newer, REACH, &mut lessor()).err(), Some("of another version's format"));
         for len in 0..good.len() {
-            assert!(decode(&good[..len], &mut lessor()).is_err(), "{len}");
+            assert!(decode(&good[..len], REACH, &mut lessor()).is_err(), "{len}");
         }
+    }
+
+    #[test]
+    fn an_image_whose_leases_are_of_later_than_the_log_is_refused_and_leaves_no_lease_behind() {
+        let (mut index, mut with) = (KeyIndex::new(), lessor());
+        let key = Bytes::from_static(b"k");
+        index.put(&key, Revision::new(2, 0));
+        with.attach(&key, 7);
+        let image = image(&index, &with, 1);
+        let mut found = lessor();
+        let refused = decode(&image, REACH - 1, &mut found).err();
+        assert_eq!(refused, Some("the log lost what its leases are of"));
+        assert_eq!(found.keys_of(7).unwrap().count(), 0);
+        assert!(decode(&image, REACH, &mut found).is_ok());
     }
 }
