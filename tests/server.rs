@@ -67,6 +67,8 @@ pub struct Server {
     pub peer_port: Port,
     dir: TempDir,
     child: Option<Child>,
+    /// Reads what the process writes, until it has ended.
+    reader: Option<thread::JoinHandle<()>>,
     log: Arc<Mutex<Vec<String>>>,
     /// Lines the log had when the process running now was started.
     log_start: usize,
@@ -99,6 +101,7 @@ impl Server {
             peer_port,
             dir: tempfile::Builder::new().prefix("norn-test-").tempdir().expect("a directory"),
             child: None,
+            reader: None,
             log: Arc::default(),
             log_start: 0,
         }
@@ -166,13 +169,14 @@ impl Server {
         let log_start = self.lock_log().len();
         self.log_start = log_start;
         let log = Arc::clone(&self.log);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n') {
                 let Ok(line) = line else { return };
                 let line = String::from_utf8_lossy(&line).into_owned();
                 log.lock().expect("no holder of the log panics").push(line);
             }
         });
+        self.reader = Some(reader);
         self.child = Some(child);
     }
 
@@ -188,7 +192,7 @@ impl Server {
             if let Some(line) = self.lines().into_iter().find(|l| l.contains(text)) {
                 return line;
             }
-            // One more look after the end: the reader may be behind.
+            // One more look after the end, when all has been read.
             assert!(
                 !ended,
                 "{} ended while waiting for {text:?}\n{}",
@@ -204,9 +208,16 @@ impl Server {
             thread::sleep(Duration::from_millis(5));
             let child = self.child.as_mut().expect("the server was launched");
             if child.try_wait().expect("a child can be waited for").is_some() {
-                thread::sleep(Duration::from_millis(50));
+                self.read_out();
                 ended = true;
             }
+        }
+    }
+
+    /// The process has ended: its log has an end, too.
+    fn read_out(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader of a log does not panic");
         }
     }
 
@@ -265,6 +276,7 @@ impl Server {
         if let Some(mut child) = self.child.take() {
             drop(child.kill());
             drop(child.wait());
+            self.read_out();
         }
     }
 
@@ -279,6 +291,7 @@ impl Server {
         let start = Instant::now();
         loop {
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                self.read_out();
                 return status;
             }
             if start.elapsed() > limit {

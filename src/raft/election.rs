@@ -141,7 +141,8 @@ impl Raft {
     /// Of a retired member only what is committed counts. The vote of one whose removal is committed matters to candidates alone that do
     /// not know of that yet; of two voters the one that stays may lack what the other appended last, and would wait for this vote
     /// for ever. It is safe: what N voters that stay have committed is on more than half of them, and a candidate needs half of them
-    /// beside us, so that one of these has it, and compares with all of its log.
+    /// beside us, so that one of these has it, and compares with all of its log. (A later change of the membership makes no difference:
+    /// who has that in its log was told with it that ours is committed, and applies ours before it asks anybody.)
     fn may_follow(&self, candidate: &Message) -> bool {
         let (index, term) = (candidate.index, candidate.log_term);
         if !self.is_retired {
