@@ -118,6 +118,12 @@ impl<R: Reader> Node<R> {
         let r: pb::RangeRequest = decode(body)?;
         let request = convert::range_request(&r)?;
         if r.serializable {
+            if planted!(ReadBehindWatch) && self.store.current() - 1 > self.store.compacted() {
+                let request =
+                    norn_mvcc::RangeRequest { revision: self.store.current() - 1, ..request };
+                let result = self.store.range(&self.backend, &request)?;
+                return Ok(Some(convert::range_reply(&self.header_at(request.revision), &result)));
+            }
             return self.range_reply(&request).map(Some);
         }
         self.read(token, ReadKind::Range(request));
