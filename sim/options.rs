@@ -72,8 +72,8 @@ pub struct Options {
     pub deadline_us: u64,
     /// Of put, get, delete, compare-and-put, range, lease calls, compaction, serializable read.
     pub weights: [u64; 8],
-    /// Of single keys, transactions, bank, append, pods, locks.
-    pub stories: [u64; 6],
+    /// Of single keys, transactions, bank, append, pods, locks, elections.
+    pub stories: [u64; 7],
     pub watchers: usize,
     pub slow_watcher_permille: u64,
 
@@ -183,7 +183,7 @@ impl Options {
                 r.between(0, 2),
                 r.between(0, 8),
             ],
-            stories: [0; 6],
+            stories: [0; 7],
             watchers: r.between(0, 6) as usize,
             slow_watcher_permille: *r.pick(&[0, 0, 300]),
             latency_us: *r.pick(&[100, 1_000, 8_000]),
@@ -224,6 +224,7 @@ impl Options {
         options.draw_members(&mut Rng::new(seed ^ 0x4f70_6572_6174));
         options.draw_room(&mut Rng::new(seed ^ 0x0052_6f6f_6d73));
         options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
+        options.draw_elections(&mut Rng::new(seed ^ 0x456c_6563_7473));
         options
     }
 
@@ -279,9 +280,15 @@ impl Options {
     /// (From a source of its own: what was drawn before there were stories remains what it was.)
     fn draw_stories(&mut self, rng: &mut Rng) {
         self.stories[0] = 10;
-        for weight in &mut self.stories[1..] {
+        for weight in &mut self.stories[1..6] {
             *weight = if rng.permille(400) { rng.between(1, 12) } else { 0 };
         }
+    }
+
+    /// (From a source of its own, like everything that came later.)
+    fn draw_elections(&mut self, rng: &mut Rng) {
+        let (weight, is_on) = (rng.between(1, 12), rng.permille(300));
+        self.stories[6] = if is_on { weight } else { 0 };
     }
 
     /// The shortest time after which a member that hears of no leader looks for another one.
