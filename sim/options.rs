@@ -104,6 +104,12 @@ pub struct Options {
     pub full_every_us: u64,
     /// Between two disks that lose power and come back with a bit flipped; 0: none does.
     pub rot_every_us: u64,
+    /// Between two disks of which something cannot be read; 0: none.
+    pub unreadable_every_us: u64,
+    /// Between two writes that land elsewhere; 0: none does.
+    pub stray_every_us: u64,
+    /// Members differ in what they are told at their start, and some are of an older version for a while.
+    pub is_mixed: bool,
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
@@ -206,6 +212,9 @@ impl Options {
             quota_bytes: 0,
             full_every_us: 0,
             rot_every_us: 0,
+            unreadable_every_us: 0,
+            is_mixed: false,
+            stray_every_us: 0,
             strict_reconfig: false,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
@@ -224,6 +233,8 @@ impl Options {
         options.draw_members(&mut Rng::new(seed ^ 0x4f70_6572_6174));
         options.draw_room(&mut Rng::new(seed ^ 0x0052_6f6f_6d73));
         options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
+        options.draw_disks(&mut Rng::new(seed ^ 0x0044_6973_6b73));
+        options.is_mixed = Rng::new(seed ^ 0x004d_6978_6564).permille(300);
         options.draw_elections(&mut Rng::new(seed ^ 0x456c_6563_7473));
         options
     }
@@ -274,6 +285,23 @@ impl Options {
         }
         if self.profile == Profile::Storm || (self.profile == Profile::Swarm && gets_full) {
             self.full_every_us = every;
+        }
+    }
+
+    /// Disks that do not give back what was written.
+    fn draw_disks(&mut self, rng: &mut Rng) {
+        let storm = self.profile == Profile::Storm;
+        let (reads, fails_reads) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
+        let (writes, misdirects) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
+        if self.profile == Profile::Calm {
+            return;
+        }
+        if fails_reads || storm {
+            self.unreadable_every_us = reads;
+        }
+        // (As with flipped bits: whoever replaces the member changes nothing else meanwhile.)
+        if (misdirects || storm) && self.member_every_us == 0 {
+            self.stray_every_us = writes;
         }
     }
 

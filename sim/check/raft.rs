@@ -93,7 +93,10 @@ impl RaftCheck {
         }
         if now.2 > before.2 {
             self.take_in();
-            self.compare_revision(node)?;
+            // (Who failed may have half applied what it failed upon, and keeps it to itself.)
+            if !node.has_failed() {
+                self.compare_revision(node)?;
+            }
         }
         Ok(())
     }

@@ -33,7 +33,13 @@ impl<R: Reader> Node<R> {
         match self.try_call(token, method, body) {
             Ok(Some(reply)) => self.reply(token, Ok(reply)),
             Ok(None) => {}
-            Err(error) => self.reply(token, Err(error)),
+            Err(error) => {
+                // (Whoever cannot read what it has must not go on: the next answer may be a wrong one.)
+                if let Error::Storage(reason) = &error {
+                    self.fail(reason);
+                }
+                self.reply(token, Err(error));
+            }
         }
     }
 
