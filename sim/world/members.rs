@@ -12,7 +12,7 @@ use crate::member::{Clock, CrashPoint, Member, Seen};
 use crate::options::{Bug, Options};
 use crate::panics;
 use crate::record::{Place, What};
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 
 /// A member that learns of its removal serves on for so long.
 const REMOVED_STOPS_US: u64 = 1_000_000;
@@ -120,6 +120,14 @@ impl World {
         self.trace.note(self.now, What::Crash { node, power });
         self.gone(node);
         self.after(down_us, Event::Start { node });
+    }
+
+    /// A process ends by itself. (What it had submitted is not for whoever opens the disk next.)
+    fn stop(&mut self, node: usize) {
+        let disk = &mut self.members[node].disk;
+        disk.inner.kill(mix(self.now));
+        disk.forget_foreign();
+        self.gone(node);
     }
 
     /// A process is no more: its callers, watchers and peers notice.
@@ -301,7 +309,7 @@ impl World {
                 let member = &self.members[node];
                 // (Without room for the state that a leader sent, a member stops.)
                 if member.is_rotten {
-                    self.gone(node);
+                    self.stop(node);
                     self.replace(node);
                 } else if member.disk.inner.unreadable().is_some() {
                     self.unread(node, &reason);
@@ -333,7 +341,7 @@ pub(super) const NEWEST: (u64, u64) = (3, 7);
 pub(super) const OLDER: (u64, u64) = (3, 6);
 
 /// What members of one cluster may be told differently.
-fn mix(config: &mut Config, rng: &mut Rng) {
+fn differ(config: &mut Config, rng: &mut Rng) {
     config.pre_vote = rng.permille(500);
     config.lease_checkpoint = rng.permille(500);
     config.snapshot_count = *rng.pick(&[10, 25, 60, 200, 2000]);
@@ -398,7 +406,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
     config.lease_checkpoint = options.lease_checkpoint;
     config.watch_progress_interval_ms = options.watch_progress_ms;
     if options.is_mixed {
-        mix(&mut config, &mut Rng::new(options.seed ^ (number as u64 + 1) << 32));
+        differ(&mut config, &mut Rng::new(options.seed ^ (number as u64 + 1) << 32));
     }
     let ppm = rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed();
     Member {
