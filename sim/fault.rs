@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::options::Options;
+use crate::options::{Options, Profile};
 use crate::rng::Rng;
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +56,25 @@ pub enum Fault {
     Rot {
         node: usize,
         draw: u64,
+        down_us: u64,
+    },
+    /// The n-th read from now fails, and all of that file after it, until the member is started anew. `at_start`: after a crash, of
+    /// those with which it opens.
+    Unreadable {
+        node: usize,
+        nth: u64,
+        at_start: bool,
+        down_us: u64,
+    },
+    /// The n-th write to the revision log from now lands somewhere else.
+    Stray {
+        node: usize,
+        nth: u64,
+        draw: u64,
+    },
+    /// A member of an older version ends, and goes on as one of the present.
+    Upgrade {
+        node: usize,
         down_us: u64,
     },
     /// A disk takes so many bytes more, and no others.
@@ -118,10 +137,13 @@ pub enum Kind {
     Deaf,
     Jump,
     Drift,
+    Unreadable,
+    Stray,
+    Upgrade,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::KillInBatch,
@@ -140,6 +162,9 @@ impl Kind {
         Kind::Deaf,
         Kind::Jump,
         Kind::Drift,
+        Kind::Unreadable,
+        Kind::Stray,
+        Kind::Upgrade,
     ];
 
     pub fn name(self) -> &'static str {
@@ -162,6 +187,9 @@ impl Kind {
             Kind::Deaf => "client cut off",
             Kind::Jump => "clock jump",
             Kind::Drift => "clock rate",
+            Kind::Unreadable => "failed read",
+            Kind::Stray => "misdirected write",
+            Kind::Upgrade => "upgrade",
         }
     }
 
@@ -189,6 +217,9 @@ impl Fault {
             Fault::PauseLeader { .. } => Kind::PauseLeader,
             Fault::Rot { .. } => Kind::Rot,
             Fault::Full { .. } => Kind::Full,
+            Fault::Unreadable { .. } => Kind::Unreadable,
+            Fault::Stray { .. } => Kind::Stray,
+            Fault::Upgrade { .. } => Kind::Upgrade,
         }
     }
 
@@ -201,6 +232,9 @@ impl Fault {
             | Fault::Upon { node, .. }
             | Fault::Rot { node, .. }
             | Fault::Full { node, .. }
+            | Fault::Unreadable { node, .. }
+            | Fault::Stray { node, .. }
+            | Fault::Upgrade { node, .. }
             | Fault::Transfer { node } => Some(node),
             Fault::Blackout { .. }
             | Fault::Partition { .. }
@@ -278,5 +312,23 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
         draw: rng.next(),
         down_us: rng.heavy(300_000),
     });
+    every(options.unreadable_every_us, rng, &mut |rng| Fault::Unreadable {
+        node: rng.below(nodes) as usize,
+        nth: rng.between(1, 12),
+        at_start: rng.permille(600),
+        down_us: rng.heavy(300_000),
+    });
+    every(options.stray_every_us, rng, &mut |rng| Fault::Stray {
+        node: rng.below(nodes) as usize,
+        nth: rng.between(1, 20),
+        draw: rng.next(),
+    });
+    for node in 0..options.nodes {
+        let (at, is_old) = (rng.below(options.safety_us), rng.permille(500));
+        let down_us = rng.heavy(200_000);
+        if options.is_mixed && options.profile != Profile::Calm && is_old {
+            list.push((at, Fault::Upgrade { node, down_us }));
+        }
+    }
     list
 }

@@ -20,6 +20,8 @@ pub struct Member {
     /// It was removed, and never comes back.
     pub is_retired: bool,
     pub config: Config,
+    /// Of its program, as others see it.
+    pub version: (u64, u64),
     pub disk: SimDisk,
     pub clock: Clock,
     pub host: Option<Host<SimDisk, SimDisk>>,
@@ -41,6 +43,8 @@ pub struct Member {
     pub crash_in: Option<CrashPoint>,
     /// The next start is to be cut short after this many syncs.
     pub boot_syncs: u64,
+    /// Of the reads with which it opens next, the one that fails; 0: none.
+    pub boot_read: u64,
     /// It may fail: a sync was made to.
     pub may_fail: bool,
 }

@@ -80,8 +80,8 @@ pub struct Options {
     pub deadline_us: u64,
     /// Of put, get, delete, compare-and-put, range, lease calls, compaction, serializable read.
     pub weights: [u64; 8],
-    /// Of single keys, transactions, bank, append, pods, locks.
-    pub stories: [u64; 6],
+    /// Of single keys, transactions, bank, append, pods, locks, elections.
+    pub stories: [u64; 7],
     pub watchers: usize,
     pub slow_watcher_permille: u64,
 
@@ -112,6 +112,12 @@ pub struct Options {
     pub full_every_us: u64,
     /// Between two disks that lose power and come back with a bit flipped; 0: none does.
     pub rot_every_us: u64,
+    /// Between two disks of which something cannot be read; 0: none.
+    pub unreadable_every_us: u64,
+    /// Between two writes that land elsewhere; 0: none does.
+    pub stray_every_us: u64,
+    /// Members differ in what they are told at their start, and some are of an older version for a while.
+    pub is_mixed: bool,
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
@@ -191,7 +197,7 @@ impl Options {
                 r.between(0, 2),
                 r.between(0, 8),
             ],
-            stories: [0; 6],
+            stories: [0; 7],
             watchers: r.between(0, 6) as usize,
             slow_watcher_permille: *r.pick(&[0, 0, 300]),
             latency_us: *r.pick(&[100, 1_000, 8_000]),
@@ -214,6 +220,9 @@ impl Options {
             quota_bytes: 0,
             full_every_us: 0,
             rot_every_us: 0,
+            unreadable_every_us: 0,
+            is_mixed: false,
+            stray_every_us: 0,
             strict_reconfig: false,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
@@ -232,6 +241,9 @@ impl Options {
         options.draw_members(&mut Rng::new(seed ^ 0x4f70_6572_6174));
         options.draw_room(&mut Rng::new(seed ^ 0x0052_6f6f_6d73));
         options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
+        options.draw_disks(&mut Rng::new(seed ^ 0x0044_6973_6b73));
+        options.is_mixed = Rng::new(seed ^ 0x004d_6978_6564).permille(300);
+        options.draw_elections(&mut Rng::new(seed ^ 0x456c_6563_7473));
         if profile == Profile::Busy {
             options.saturate();
         }
@@ -304,12 +316,35 @@ impl Options {
         }
     }
 
+    /// Disks that do not give back what was written.
+    fn draw_disks(&mut self, rng: &mut Rng) {
+        let storm = self.profile == Profile::Storm;
+        let (reads, fails_reads) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
+        let (writes, misdirects) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
+        if self.profile.is_calm() {
+            return;
+        }
+        if fails_reads || storm {
+            self.unreadable_every_us = reads;
+        }
+        // (As with flipped bits: whoever replaces the member changes nothing else meanwhile.)
+        if (misdirects || storm) && self.member_every_us == 0 {
+            self.stray_every_us = writes;
+        }
+    }
+
     /// (From a source of its own: what was drawn before there were stories remains what it was.)
     fn draw_stories(&mut self, rng: &mut Rng) {
         self.stories[0] = 10;
-        for weight in &mut self.stories[1..] {
+        for weight in &mut self.stories[1..6] {
             *weight = if rng.permille(400) { rng.between(1, 12) } else { 0 };
         }
+    }
+
+    /// (From a source of its own, like everything that came later.)
+    fn draw_elections(&mut self, rng: &mut Rng) {
+        let (weight, is_on) = (rng.between(1, 12), rng.permille(300));
+        self.stories[6] = if is_on { weight } else { 0 };
     }
 
     /// The shortest time after which a member that hears of no leader looks for another one.

@@ -4,7 +4,7 @@ use crate::check::lease::Times;
 use crate::check::linearizable::{self, Effort};
 use crate::check::raft::RaftCheck;
 use crate::check::watch::{self, Span};
-use crate::check::{durability, lease, revision, stories};
+use crate::check::{durability, lease, revision, stories, told};
 use crate::history::{Op, Verdict};
 
 /// What was seen of a run.
@@ -29,6 +29,7 @@ pub fn judge(record: &Record<'_>, effort: &mut Effort) -> Verdict {
     let model = &record.raft.model;
     durability::check(record.ops, model)?;
     revision::check(record.ops, model)?;
+    told::check(record.ops, record.spans)?;
     lease::check(record.ops, model, record.times, record.drift_ppm)?;
     stories::check(record.ops, model)?;
     for (at, span) in record.spans.iter().enumerate() {

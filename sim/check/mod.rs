@@ -9,4 +9,5 @@ pub mod linearizable;
 pub mod raft;
 pub mod revision;
 pub mod stories;
+pub mod told;
 pub mod watch;

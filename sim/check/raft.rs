@@ -17,6 +17,8 @@ pub struct RaftCheck {
     log: BTreeMap<u64, Entry>,
     /// Per member: term, commit, applied of this incarnation.
     last: BTreeMap<u64, (u64, u64, u64)>,
+    /// Per member: the commit index that it had made durable.
+    durable: BTreeMap<u64, u64>,
     disks: Disks,
     pub model: Model,
     /// The first applied entry that no member could show: from there on there is no model.
@@ -79,13 +81,22 @@ impl RaftCheck {
             let detail = format!("{id:x}: (term, commit, applied) {before:?} then {now:?}");
             return Err(Failure::new("Term, commit and applied never fall.", detail));
         }
+        let durable = self.durable.entry(id).or_default();
+        if now.1 < *durable {
+            let detail = format!("{id:x}: had made commit {durable} durable, and is at {}", now.1);
+            return Err(Failure::new("A restart remembers the commit index.", detail));
+        }
+        *durable = node.durable_commit().max(*durable);
         self.disks.observe(node, is_elected)?;
         for index in before.2 + 1..=now.2 {
             self.compare_entry(node, index)?;
         }
         if now.2 > before.2 {
             self.take_in();
-            self.compare_revision(node)?;
+            // (Who failed may have half applied what it failed upon, and keeps it to itself.)
+            if !node.has_failed() {
+                self.compare_revision(node)?;
+            }
         }
         Ok(())
     }

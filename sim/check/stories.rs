@@ -1,4 +1,5 @@
-//! What the stories of the workload come to: accounts that sum to zero, lists that only grow, a lock that one holds.
+//! What the stories of the workload come to: accounts that sum to zero, lists that only grow, a lock that one
+//! holds, an election that has one leader after the other.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +8,14 @@ use norn_proto::mvccpb::KeyValue;
 
 use crate::history::{Answer, Ask, Failure, Op, Outcome, Verdict};
 use crate::model::Model;
-use crate::workload::{append, bank, lock};
+use crate::workload::{append, bank, election, lock};
 
 pub fn check(ops: &[Op], model: &Model) -> Verdict {
     sums(ops)?;
     lists(ops)?;
-    locks(model)
+    locks(model)?;
+    proclamations(model)?;
+    leaders(ops)
 }
 
 /// Black box: every answer that shows all accounts.
@@ -73,6 +76,51 @@ fn locks(model: &Model) -> Verdict {
                 let detail = format!("revision {revision}: {kv:?}\nin the queue: {queue:?}");
                 return Err(Failure::new("A lock has one holder at a time.", detail));
             }
+        }
+    }
+    Ok(())
+}
+
+/// In the log: who changes the value of a key in the queue of an election is the first in it.
+fn proclamations(model: &Model) -> Verdict {
+    for (revision, events) in &model.events {
+        let proclaimed = |kv: &&KeyValue| kv.version > 1 && kv.key.starts_with(election::PREFIX);
+        for kv in events.iter().filter(proclaimed) {
+            let queue = model.in_range(election::PREFIX, election::END, revision - 1);
+            let leader = queue.iter().min_by_key(|kv| kv.create_revision);
+            if leader.is_none_or(|leader| leader.key != kv.key) {
+                let detail = format!("revision {revision}: {kv:?}\nin the queue: {queue:?}");
+                return Err(Failure::new("Only who was elected proclaims.", detail));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Black box: whoever is seen to lead has campaigned no earlier than whoever was seen before.
+fn leaders(ops: &[Op]) -> Verdict {
+    let mut seen: Vec<(&Op, i64)> = ops
+        .iter()
+        .filter_map(|op| Some((op, election::seen(&op.ask, &op.outcome)?)))
+        .filter(|(op, _)| op.returned.is_some())
+        .collect();
+    let mut returned = seen.clone();
+    returned.sort_by_key(|(op, _)| op.returned);
+    seen.sort_by_key(|(op, _)| op.called);
+    let mut returned = returned.into_iter().peekable();
+    let mut newest: Option<(&Op, i64)> = None;
+    for (op, created) in seen {
+        while let Some(before) = returned.next_if(|(b, _)| b.returned < Some(op.called)) {
+            if newest.is_none_or(|(_, most)| before.1 > most) {
+                newest = Some(before);
+            }
+        }
+        if let Some((before, most)) = newest
+            && created < most
+        {
+            let detail = format!("first: {before:?}\nthen: {op:?}");
+            let failure = Failure::new("Leaders of an election follow each other.", detail);
+            return Err(failure.shown_by(&[before, op]));
         }
     }
     Ok(())

@@ -11,6 +11,8 @@ use crate::model::Model;
 #[derive(Debug)]
 pub struct Span {
     pub node: usize,
+    /// The life of the member that it was opened in.
+    pub incarnation: u64,
     /// `None`: all keys.
     pub key: Option<Bytes>,
     /// First revision wanted; 0: what comes after the creation.
@@ -19,9 +21,16 @@ pub struct Span {
     pub no_put: bool,
     pub no_delete: bool,
     pub responses: Vec<WatchResponse>,
+    /// When each of them came: (microseconds, event number).
+    pub moments: Vec<(u64, u64)>,
 }
 
 impl Span {
+    pub fn tell(&mut self, moment: (u64, u64), response: WatchResponse) {
+        self.responses.push(response);
+        self.moments.push(moment);
+    }
+
     /// Where a successor has to go on.
     pub fn next(&self) -> i64 {
         let mut next = self.start;
@@ -47,7 +56,7 @@ impl Span {
     }
 }
 
-fn header(r: &WatchResponse) -> i64 {
+pub(super) fn header(r: &WatchResponse) -> i64 {
     r.header.as_ref().map_or(0, |h| h.revision)
 }
 

@@ -257,7 +257,9 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
             });
         }
         // (The core tier's: whoever replaces a member that noticed is not here yet.)
-        Fault::Rot { .. } => {}
+        Fault::Rot { .. } | Fault::Unreadable { .. } | Fault::Stray { .. } => {}
+        // (There is one program to run.)
+        Fault::Upgrade { .. } => {}
         // Asked to end, a leader hands over.
         Fault::Transfer { node } => {
             let node = state.member(node);

@@ -57,8 +57,11 @@ async fn watch(
             (key, *rng.pick(&[0, 1, 1, 5]))
         }
     };
+    let incarnation = state.members.borrow()[node].incarnation;
     let mut stream = channel.stream(WATCH, None).await?;
-    let span = Span { node, key, start, no_put: false, no_delete: false, responses: Vec::new() };
+    let (responses, moments) = (Vec::new(), Vec::new());
+    let (no_put, no_delete) = (false, false);
+    let span = Span { node, incarnation, key, start, no_put, no_delete, responses, moments };
     stream.say(workload::watch(&span, rng.permille(500)), false)?;
     state.note(What::Watch { watcher: number, node, start });
     let at = state.spans.borrow().len();
@@ -102,7 +105,8 @@ async fn hear(
     let is_slow = !state.is_healed.get() && rng.permille(state.options.slow_watcher_permille);
     let asks_progress = !response.events.is_empty() && rng.permille(100);
     let is_over = response.canceled;
-    state.spans.borrow_mut()[at].responses.push(response);
+    let moment = state.moment();
+    state.spans.borrow_mut()[at].tell(moment, response);
     if is_slow {
         madsim::time::sleep(Duration::from_micros(rng.heavy(400_000))).await;
     }

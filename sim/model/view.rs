@@ -71,7 +71,7 @@ impl<'a> View<'a> {
         found.into_values().collect()
     }
 
-    /// A range with limit, order by key or modification, keys or count only: what the workload asks for.
+    /// A range with limit, a last creation, order by key, creation or modification, keys or count only: what the workload asks for.
     pub fn range(&self, r: &pb::RangeRequest) -> pb::RangeResponse {
         let mut kvs = match r.revision {
             0 => self.all(&r.key, &r.range_end),
@@ -81,8 +81,12 @@ impl<'a> View<'a> {
         if r.count_only {
             return pb::RangeResponse { count, ..Default::default() };
         }
-        if r.sort_target == i32::from(pb::range_request::SortTarget::Mod) {
-            kvs.sort_by_key(|kv| kv.mod_revision);
+        // (The count is that of the range, whatever is left out of it.)
+        kvs.retain(|kv| r.max_create_revision == 0 || kv.create_revision <= r.max_create_revision);
+        match pb::range_request::SortTarget::try_from(r.sort_target) {
+            Ok(pb::range_request::SortTarget::Mod) => kvs.sort_by_key(|kv| kv.mod_revision),
+            Ok(pb::range_request::SortTarget::Create) => kvs.sort_by_key(|kv| kv.create_revision),
+            _ => {}
         }
         if r.sort_order == i32::from(pb::range_request::SortOrder::Descend) {
             kvs.reverse();

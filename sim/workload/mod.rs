@@ -2,8 +2,10 @@
 
 pub mod append;
 pub mod bank;
+pub mod election;
 pub mod lock;
 mod pods;
+mod queue;
 mod register;
 mod txns;
 mod wire;
@@ -25,11 +27,19 @@ enum Story {
     Append,
     Pods,
     Lock,
+    Election,
 }
 
 /// In the order of `Options::stories`.
-const STORIES: [Story; 6] =
-    [Story::Register, Story::Txns, Story::Bank, Story::Append, Story::Pods, Story::Lock];
+const STORIES: [Story; 7] = [
+    Story::Register,
+    Story::Txns,
+    Story::Bank,
+    Story::Append,
+    Story::Pods,
+    Story::Lock,
+    Story::Election,
+];
 
 /// One client: asks, waits for the answer or the deadline, thinks, asks again.
 pub struct Client {
@@ -45,6 +55,7 @@ pub struct Client {
     append: append::Append,
     pods: pods::Pods,
     lock: lock::Lock,
+    election: election::Election,
 }
 
 /// What a story may draw from and refer to.
@@ -100,6 +111,7 @@ impl Client {
             append: append::Append::default(),
             pods: pods::Pods::default(),
             lock: lock::Lock::default(),
+            election: election::Election::default(),
         }
     }
 
@@ -134,6 +146,7 @@ impl Client {
             Story::Append => self.append.next(&mut pen),
             Story::Pods => self.pods.next(&mut pen),
             Story::Lock => self.lock.next(&mut pen),
+            Story::Election => self.election.next(&mut pen),
         }
     }
 
@@ -149,6 +162,7 @@ impl Client {
             Story::Append => self.append.learn(ask, outcome),
             Story::Pods => self.pods.learn(ask, outcome),
             Story::Lock => self.lock.learn(ask, outcome),
+            Story::Election => self.election.learn(ask, outcome),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::member::{Clock, CrashPoint, Member, Seen};
 use crate::options::{Bug, Options};
 use crate::panics;
 use crate::record::{Place, What};
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 
 /// A member that learns of its removal serves on for so long.
 const REMOVED_STOPS_US: u64 = 1_000_000;
@@ -36,6 +36,10 @@ impl World {
             member.disk.inner.freeze_at_sync(boot_syncs);
             member.may_fail = true;
         }
+        let boot_read = std::mem::take(&mut member.boot_read);
+        if boot_read > 0 && !self.is_healed {
+            member.disk.inner.fail_read(boot_read);
+        }
         member.disk.inner.defer(false);
         let mut disk = member.disk.clone();
         let (config, clock) = (member.config.clone(), member.clock);
@@ -54,6 +58,10 @@ impl World {
                 self.counts.refused += 1;
                 self.trace.tell(self.now, What::StartCut { node }, || error.to_string());
                 self.replace(node);
+            }
+            Ok(Err(error)) if member.disk.inner.unreadable().is_some() => {
+                self.trace.tell(self.now, What::StartCut { node }, || error.to_string());
+                return self.unread(node, &error.to_string());
             }
             // No room to repair what a crash left: the operator makes some, and tries again.
             Ok(Err(error)) if member.disk.inner.is_limited() => {
@@ -114,6 +122,14 @@ impl World {
         self.after(down_us, Event::Start { node });
     }
 
+    /// A process ends by itself. (What it had submitted is not for whoever opens the disk next.)
+    fn stop(&mut self, node: usize) {
+        let disk = &mut self.members[node].disk;
+        disk.inner.kill(mix(self.now));
+        disk.forget_foreign();
+        self.gone(node);
+    }
+
     /// A process is no more: its callers, watchers and peers notice.
     pub(super) fn gone(&mut self, node: usize) {
         let member = &mut self.members[node];
@@ -165,6 +181,7 @@ impl World {
         let now = member.clock.at(self.now);
         let queued = |disk: &SimDisk| QUEUES.iter().map(|q| disk.inner.waiting(*q)).sum::<usize>();
         let before = queued(&member.disk);
+        let could_read = member.disk.inner.unreadable().is_none();
         let mut seen = Seen::default();
         let result = catch_unwind(AssertUnwindSafe(|| {
             panics::watched(|| host.turn(now, inputs, &mut seen))
@@ -172,6 +189,12 @@ impl World {
         let Ok(deadline) = result else {
             return self.panicked(node, "in a turn");
         };
+        let has_failed = host.node().has_failed();
+        if let (true, false, Some(file)) = (could_read, has_failed, member.disk.inner.unreadable())
+        {
+            let detail = format!("n{} could not read {file}, and goes on", node + 1);
+            return self.fail(Failure::new("Who cannot read its disk stops.", detail));
+        }
         if let Err(failure) = self.raft.observe(host.node()) {
             self.fail(failure);
             return;
@@ -234,6 +257,7 @@ impl World {
         }
         member.disk_armed[queue] = false;
         member.disk.inner.complete_next(QUEUES[queue]);
+        self.tell_strayed(node);
         self.turn(node, Input::Wake);
         if self.members[node].incarnation == incarnation {
             self.arm_disk(node);
@@ -285,8 +309,10 @@ impl World {
                 let member = &self.members[node];
                 // (Without room for the state that a leader sent, a member stops.)
                 if member.is_rotten {
-                    self.gone(node);
+                    self.stop(node);
                     self.replace(node);
+                } else if member.disk.inner.unreadable().is_some() {
+                    self.unread(node, &reason);
                 } else if member.may_fail || member.disk.inner.is_limited() {
                     self.counts.failed_syncs += 1;
                     self.crash(node, true, 100_000);
@@ -308,6 +334,30 @@ impl World {
     pub fn fail(&mut self, failure: Failure) {
         self.failure.get_or_insert(failure);
     }
+}
+
+/// The version that members are of in the end, and the one that some are of before.
+pub(super) const NEWEST: (u64, u64) = (3, 7);
+pub(super) const OLDER: (u64, u64) = (3, 6);
+
+/// What members of one cluster may be told differently.
+fn differ(config: &mut Config, rng: &mut Rng) {
+    config.pre_vote = rng.permille(500);
+    config.lease_checkpoint = rng.permille(500);
+    config.snapshot_count = *rng.pick(&[10, 25, 60, 200, 2000]);
+    config.catch_up_entries = *rng.pick(&[10, 20, 100, 1000]);
+    config.memory_entries = *rng.pick(&[100, 20, 5]);
+    config.message_bytes_max = *rng.pick(&[1 << 20, 200, 1]);
+    config.wal_segment_bytes = *rng.pick(&[4096, 16 << 10, 256 << 10]);
+    config.revlog_segment_bytes = *rng.pick(&[4096, 32 << 10, 1 << 20]);
+    config.cache_bytes = *rng.pick(&[0, 4096, 1 << 20]) as usize;
+    config.image_debt_bytes = *rng.pick(&[1, 500, 5000, u64::MAX]);
+    config.image_step_bytes = *rng.pick(&[1, 60, 4096]) as usize;
+    config.watch_limits = WatchLimits {
+        responses_in_flight: *rng.pick(&[128, 4, 1]) as usize,
+        catch_up_revisions: *rng.pick(&[1000, 10, 1]) as usize,
+    };
+    config.watch_progress_interval_ms = *rng.pick(&[200, 2_000, 600_000]);
 }
 
 /// Where the n-th machine is found.
@@ -355,6 +405,9 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
     };
     config.lease_checkpoint = options.lease_checkpoint;
     config.watch_progress_interval_ms = options.watch_progress_ms;
+    if options.is_mixed {
+        differ(&mut config, &mut Rng::new(options.seed ^ (number as u64 + 1) << 32));
+    }
     let ppm = rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed();
     Member {
         id: 0,
@@ -366,6 +419,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
         is_leaving: false,
         is_retired: false,
         config,
+        version: NEWEST,
         disk: SimDisk::new(options.bug == Some(Bug::SyncIgnored)),
         clock: Clock { offset_ms: 1 + rng.below(3_600_000), ppm },
         host: None,
@@ -377,6 +431,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
         calls_first: false,
         crash_in: None,
         boot_syncs: 0,
+        boot_read: 0,
         may_fail: false,
     }
 }

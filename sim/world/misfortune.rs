@@ -4,7 +4,7 @@ use norn_node::{Input, Method};
 use norn_proto::etcdserverpb as pb;
 use prost::Message as _;
 
-use super::{CallFor, Event, World};
+use super::{CallFor, Event, World, members};
 use crate::fault::{Act, Fault};
 use crate::member::CrashPoint;
 use crate::network::Network;
@@ -54,6 +54,16 @@ impl World {
                 }
             }
             Fault::Rot { node, draw, down_us } => self.rot(self.victim(node), draw, down_us),
+            Fault::Unreadable { node, nth, at_start, down_us } => {
+                self.unreadable(self.victim(node), nth, at_start, down_us);
+            }
+            Fault::Stray { node, nth, draw } => self.stray(self.victim(node), nth, draw),
+            Fault::Upgrade { node, down_us } => {
+                self.members[node].version = members::NEWEST;
+                if self.members[node].host.is_some() {
+                    self.crash(node, false, down_us);
+                }
+            }
             Fault::Full { node, room_bytes, for_us } => {
                 let node = self.victim(node);
                 let disk = &self.members[node].disk.inner;
@@ -139,6 +149,7 @@ impl World {
             self.members[node].crash_in = None;
             self.members[node].paused_until = 0;
             self.members[node].disk.inner.limit_bytes(None);
+            self.members[node].disk.inner.mend();
             self.members[node].disk_armed = [false; 2];
             self.arm_disk(node);
             self.after(0, Event::Resume { node });

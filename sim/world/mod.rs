@@ -7,6 +7,7 @@ mod misfortune;
 mod operator;
 mod rot;
 mod traffic;
+mod unreadable;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -106,6 +107,8 @@ pub struct Counts {
     pub messages: u64,
     pub full_disks: u64,
     pub flipped_bits: u64,
+    pub unread: u64,
+    pub strays: u64,
     pub refused: u64,
     pub joins: u64,
     pub leaves: u64,
@@ -208,6 +211,9 @@ impl World {
         let faults = fault::draw(&whole, &mut fault_rng);
         world.counts.faults = faults.len();
         for (at, fault) in Less::kept(&world.options, faults, Fault::node) {
+            if let Fault::Upgrade { node, .. } = fault {
+                world.members[node].version = members::OLDER;
+            }
             world.after(at, Event::Fault { fault });
         }
         world.after(COMPARE_EVERY_US, Event::Compare);

@@ -199,12 +199,13 @@ impl World {
                 continue;
             }
             let id = self.members[other].id;
-            inputs.push(Input::PeerVersion { id, version: Some((3, 7)) });
+            inputs.push(Input::PeerVersion { id, version: Some(self.members[other].version) });
             if self.members[other].host.is_some() && !self.network.is_cut(node, other) {
                 inputs.push(Input::PeerActive { id, active: true });
                 self.tell_later(other, Input::PeerActive { id: own, active: true });
-                if !self.members[node].is_founder {
-                    self.tell_later(other, Input::PeerVersion { id: own, version: Some((3, 7)) });
+                if !self.members[node].is_founder || self.options.is_mixed {
+                    let version = Some(self.members[node].version);
+                    self.tell_later(other, Input::PeerVersion { id: own, version });
                 }
             }
         }

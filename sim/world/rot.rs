@@ -7,10 +7,11 @@
 use bytes::Bytes;
 use norn_node::Method;
 use norn_proto::etcdserverpb as pb;
-use norn_storage::{DiskRead, FileName};
+use norn_storage::{DiskRead, FileName, Stray};
 use prost::Message as _;
 
 use super::{CallFor, Event, World};
+use crate::disk::SimDisk;
 use crate::record::What;
 use crate::rng::Rng;
 
@@ -20,22 +21,12 @@ const VOTERS_MIN: usize = 3;
 
 impl World {
     pub(super) fn rot(&mut self, node: usize, draw: u64, down_us: u64) {
-        let voters = self.counted().filter(|(_, votes)| *votes).count();
-        let is_first = !self.members.iter().any(|member| member.is_rotten);
-        if voters < VOTERS_MIN || !is_first || self.members[node].host.is_none() {
+        if !self.may_rot(node) {
             return;
         }
         self.crash(node, true, down_us);
         let (mut rng, disk) = (Rng::new(draw), &self.members[node].disk);
-        let mut files: Vec<FileName> = Vec::new();
-        for dir in ["member/wal", "member/snap", "member/rev"] {
-            let mut names = disk.list(&FileName::new(dir)).unwrap_or_default();
-            names.retain(|name| !name.contains("tmp"));
-            if dir == "member/wal" {
-                names.pop();
-            }
-            files.extend(names.iter().map(|name| FileName::new(format!("{dir}/{name}"))));
-        }
+        let files = still(disk);
         if files.is_empty() {
             return;
         }
@@ -50,6 +41,40 @@ impl World {
         self.counts.flipped_bits += 1;
         let text = || format!("flipped bit {bit} of byte {offset} of {file}");
         self.trace.tell(self.now, What::Log { node }, text);
+    }
+
+    /// A write to the revision log is to land elsewhere: where it was for, there is what was there before, and where it landed, nobody
+    /// expects it. Not one to the WAL, and not into its last segment: like a flipped bit there, a hole in its end looks like one that
+    /// the power failure left. (A hole in the end of the revision log is filled from the WAL.) Nor into a database that a leader sent:
+    /// etcd's format has no checksums for what lies still.
+    pub(super) fn stray(&mut self, node: usize, nth: u64, draw: u64) {
+        if !self.may_rot(node) {
+            return;
+        }
+        let (mut rng, disk) = (Rng::new(draw), &self.members[node].disk);
+        let mut files = still(disk);
+        files.retain(|file| !file.as_str().ends_with(".db"));
+        if files.is_empty() {
+            return;
+        }
+        let (to, sector) = (rng.pick(&files).clone(), rng.next());
+        disk.inner.stray(Stray { nth, dir: FileName::new("member/rev"), to, sector });
+        self.members[node].is_rotten = true;
+    }
+
+    /// A write landed elsewhere.
+    pub(super) fn tell_strayed(&mut self, node: usize) {
+        if let Some(text) = self.members[node].disk.inner.take_strayed() {
+            self.counts.strays += 1;
+            self.trace.tell(self.now, What::Log { node }, || text);
+        }
+    }
+
+    /// The others have everything, and nobody else's disk is as bad.
+    fn may_rot(&self, node: usize) -> bool {
+        let voters = self.counted().filter(|(_, votes)| *votes).count();
+        let is_first = !self.members.iter().any(|member| member.is_rotten);
+        voters >= VOTERS_MIN && is_first && self.members[node].host.is_some()
     }
 
     /// A member whose disk is not what it was is removed, and a new one is added, as the error of such a member advises.
@@ -70,4 +95,18 @@ impl World {
         }
         self.after(REPLACE_AGAIN_US, Event::Replace { node });
     }
+}
+
+/// Files that are complete: without what is being received, and the end of the WAL.
+fn still(disk: &SimDisk) -> Vec<FileName> {
+    let mut files = Vec::new();
+    for dir in ["member/wal", "member/snap", "member/rev"] {
+        let mut names = disk.list(&FileName::new(dir)).unwrap_or_default();
+        names.retain(|name| !name.contains("tmp"));
+        if dir == "member/wal" {
+            names.pop();
+        }
+        files.extend(names.iter().map(|name| FileName::new(format!("{dir}/{name}"))));
+    }
+    files
 }

@@ -55,11 +55,12 @@ impl World {
         let stream = StreamId(self.next_token);
         self.by_stream.insert(stream, watcher);
         let span = self.spans.len();
-        let wish = Span { node, key, start, no_put, no_delete, responses: Vec::new() };
+        let incarnation = self.members[node].incarnation;
+        let (responses, moments) = (Vec::new(), Vec::new());
+        let wish = Span { node, incarnation, key, start, no_put, no_delete, responses, moments };
         let body = workload::watch(&wish, self.rng.permille(500));
         self.spans.push(wish);
         self.trace.note(self.now, What::Watch { watcher, node, start });
-        let incarnation = self.members[node].incarnation;
         self.watchers[watcher] =
             Watcher { stream, on: Some((node, incarnation)), span: Some(span) };
         let inputs = vec![Input::WatchOpen { stream }, Input::WatchRequest { stream, body }];
@@ -90,7 +91,8 @@ impl World {
         let told = What::Told { watcher, node, revision, events: response.events.len() };
         self.trace.tell(self.now, told, || format!("{response:?}"));
         let is_over = response.canceled;
-        self.spans[span].responses.push(response);
+        self.number += 1;
+        self.spans[span].tell((self.now, self.number), response);
         if is_over {
             self.trace.note(self.now, What::Unwatch { watcher });
             self.watchers[watcher].on = None;

@@ -509,7 +509,8 @@ fn restart<D: Disk, R: Reader>(
         )));
     }
     // (A commit index alone is not synced: the log may know better.)
-    let commit = saved.commit.max(applied).max(start.index);
+    let saved_commit = if planted!(CommitForgotten) { 0 } else { saved.commit };
+    let commit = saved_commit.max(applied).max(start.index);
     let vote = NodeId(if planted!(VoteForgotten) { 0 } else { saved.vote });
     let hard_state = HardState { term: Term(saved.term), vote, commit: Index(commit) };
     let conf_state = stored_members(&log)?.conf_state();

@@ -33,7 +33,13 @@ impl<R: Reader> Node<R> {
         match self.try_call(token, method, body) {
             Ok(Some(reply)) => self.reply(token, Ok(reply)),
             Ok(None) => {}
-            Err(error) => self.reply(token, Err(error)),
+            Err(error) => {
+                // (Whoever cannot read what it has must not go on: the next answer may be a wrong one.)
+                if let Error::Storage(reason) = &error {
+                    self.fail(reason);
+                }
+                self.reply(token, Err(error));
+            }
         }
     }
 
@@ -118,6 +124,12 @@ impl<R: Reader> Node<R> {
         let r: pb::RangeRequest = decode(body)?;
         let request = convert::range_request(&r)?;
         if r.serializable {
+            if planted!(ReadBehindWatch) && self.store.current() - 1 > self.store.compacted() {
+                let request =
+                    norn_mvcc::RangeRequest { revision: self.store.current() - 1, ..request };
+                let result = self.store.range(&self.backend, &request)?;
+                return Ok(Some(convert::range_reply(&self.header_at(request.revision), &result)));
+            }
             return self.range_reply(&request).map(Some);
         }
         self.read(token, ReadKind::Range(request));

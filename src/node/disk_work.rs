@@ -53,6 +53,8 @@ pub(crate) struct DiskWork {
     bulk_is_due: bool,
     /// What the WAL holds of raft's hard state, synced or not.
     pub(crate) saved: WalState,
+    /// The newest commit index that was synced in this life, which a restart must know.
+    synced_commit: u64,
     /// A commit index that the WAL has not got.
     unsaved: Option<WalState>,
     /// Membership changes whose commit index is not synced, and who waits for it, oldest first.
@@ -288,6 +290,7 @@ impl<R: Reader> Node<R> {
         if let Some(state) = write.state {
             self.work.saved = state;
             if write.is_synced {
+                self.work.synced_commit = state.commit;
                 self.changes_are_durable(state.commit);
             }
         }
@@ -319,6 +322,11 @@ impl<R: Reader> Node<R> {
     /// A restart would know every membership change that this node has applied.
     pub fn is_membership_durable(&self) -> bool {
         self.work.changes.is_empty()
+    }
+
+    /// The commit index that this life has made durable; 0: none yet.
+    pub fn durable_commit(&self) -> u64 {
+        self.work.synced_commit
     }
 
     /// raft's order is durable (or needed no durability).

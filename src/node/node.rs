@@ -251,6 +251,10 @@ impl<R: Reader> Node<R> {
                 break;
             }
         }
+        // (What failed was perhaps half applied: nobody may be shown that.)
+        if self.is_failed {
+            return;
+        }
         self.release_reads();
         self.background();
         self.commit_applied();
@@ -487,6 +491,11 @@ impl<R: Reader> Node<R> {
 impl<R: Reader> Node<R> {
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// It has stopped for good.
+    pub fn has_failed(&self) -> bool {
+        self.is_failed
     }
 
     pub fn cluster_id(&self) -> u64 {

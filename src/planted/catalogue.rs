@@ -118,6 +118,8 @@ catalogue! {
     CheckpointRecordedEarly: "10219, PR 11888", Core("storm");
     /// The name of a new WAL segment is not synced.
     CutUnsynced: "14098", Core("storm");
+    /// The commit index is not read back after a restart.
+    CommitForgotten: "constructed", Core("storm");
     /// The WAL reader takes a record whose checksum does not hold.
     WalChecksumUnread: "11918, PR 11924", Core("storm");
     /// A restart leaves out the last entry of the WAL.
@@ -164,6 +166,8 @@ catalogue! {
     FutureLowered: "20221, PR 20281", Core("storm");
     /// A watch that resumes at a revision begins with the one after it.
     WatchSkips: "constructed", Core("storm");
+    /// Watchers are told of a transaction before reads at that member show it.
+    ReadBehindWatch: "constructed", Core("storm");
     /// The previous value of an event is the one it has itself.
     PrevValueIsOwn: "constructed", Core("storm");
 

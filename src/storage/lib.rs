@@ -30,4 +30,4 @@ mod wire;
 pub use disk::{
     BatchId, Completion, Disk, DiskBatch, DiskError, DiskOp, DiskQueue, DiskRead, FileName,
 };
-pub use mem_disk::MemDisk;
+pub use mem_disk::{MemDisk, Stray};

@@ -6,7 +6,7 @@
 //!   by seed. Tears fall between 512-byte sectors; the last unsynced write of a file may end at any byte;
 //! - loses the process ([`MemDisk::kill`]): everything that ran stays, of submitted batches a seeded part runs;
 //! - stops at the k-th sync ([`MemDisk::freeze_at_sync`]) and shows every torn variant of the last write;
-//! - holds batches back ([`MemDisk::defer`]), fills up, fails an operation or a sync, flips bits.
+//! - holds batches back ([`MemDisk::defer`]), fills up, fails an operation, a sync or a read, flips bits, writes in the wrong place.
 //!
 //! The handle is cheap to clone and shared. A crash starts a new incarnation, to which only the handle that crashed
 //! the disk belongs: calls through clones made before fail, so a dead node cannot write on.
@@ -14,6 +14,7 @@
 //! A batch that fails takes the batches queued behind it in its queue with it: after `NoSpace` the submitter submits
 //! them again, in order (see the crate's page). Any other failure latches the disk.
 
+mod damage;
 mod pages;
 mod rng;
 mod tree;
@@ -27,6 +28,8 @@ use bytes::Bytes;
 use crate::disk::{
     BatchId, Completion, Disk, DiskBatch, DiskError, DiskOp, DiskQueue, DiskRead, FileName,
 };
+use damage::Damage;
+pub use damage::Stray;
 use rng::Rng;
 use tree::{Keep, KeepNames, Tree};
 
@@ -51,6 +54,7 @@ struct State {
     fail_sync_at: Option<u64>,
     freeze_at: Option<u64>,
     frozen: bool,
+    damage: Damage,
 }
 
 struct Waiting {
@@ -92,6 +96,7 @@ impl MemDisk {
             fail_sync_at: None,
             freeze_at: None,
             frozen: false,
+            damage: Damage::default(),
         };
         MemDisk { shared: Arc::new(Mutex::new(state)), incarnation: 0 }
     }
@@ -155,11 +160,6 @@ impl MemDisk {
         let names = [KeepNames::All, KeepNames::None, KeepNames::OnlyLast];
         let both = keeps.iter().flat_map(|keep| names.map(|names| (*keep, names)));
         both.map(|(keep, names)| MemDisk::with_tree(tree.crash_exactly(keep, names))).collect()
-    }
-
-    /// Flips a bit on the medium, whatever was or was not synced; false if the file is not that long.
-    pub fn flip_bit(&self, file: &FileName, offset: u64, bit: u8) -> bool {
-        self.state().tree.flip_bit(file, offset, bit)
     }
 
     /// Bound of the summed length of all files; growth beyond it fails with `NoSpace` after what fits.
@@ -245,6 +245,7 @@ impl State {
         self.fail_sync_at = None;
         self.freeze_at = None;
         self.frozen = false;
+        self.damage.forget();
         self.incarnation
     }
 
@@ -313,7 +314,11 @@ impl State {
             return Err(io(target(op), "operation on"));
         }
         let room = self.capacity.map_or(u64::MAX, |most| most.saturating_sub(self.tree.used));
-        let result = self.tree.run(op, room);
+        let result = match self.damage.misdirect(op, &self.tree) {
+            // (The disk has room for what it should not have written.)
+            Some(stray) => self.tree.run(&stray, u64::MAX),
+            None => self.tree.run(op, room),
+        };
         if !matches!(result, Ok(()) | Err(DiskError::NoSpace { .. })) {
             self.latched = true;
         }
@@ -331,7 +336,8 @@ impl DiskRead for MemDisk {
     }
 
     fn read_at(&self, file: &FileName, offset: u64, len: usize) -> Result<Bytes, DiskError> {
-        let state = self.alive()?;
+        let mut state = self.alive()?;
+        state.damage.read(file)?;
         let Some(bytes) = state.tree.bytes(file) else {
             return Err(DiskError::NotFound { file: file.clone() });
         };

@@ -255,3 +255,22 @@ fn compactions_survive_restarts_with_equal_hashes() {
     let reply: pb::RangeResponse = world.call(id, Method::Range, &at).unwrap();
     assert_eq!(reply.count, 1);
 }
+
+/// Before, a serializable read was answered with the error, and the next one from whatever could still be read.
+#[test]
+fn a_node_that_cannot_read_its_disk_stops() {
+    let mut world = World::new(1, |config| config.cache_bytes = 0);
+    let id = world.until_serving();
+    world.put(id, "k", "v");
+    world.run(1_000);
+    world.nodes.get_mut(&id).unwrap().seen.may_fail = true;
+    world.disks[&id].fail_read(1);
+    let request = pb::RangeRequest { key: bytes("k"), serializable: true, ..Default::default() };
+    let error = world.call::<pb::RangeResponse>(id, Method::Range, &request).unwrap_err();
+    let file = world.disks[&id].unreadable().unwrap();
+    assert!(file.as_str().starts_with("member/rev/"), "{file}");
+    assert!(error.to_string().contains(file.as_str()), "{error}");
+    assert_eq!(world.nodes[&id].seen.failed, Some(error.to_string()));
+    let token = world.start_call(id, Method::Range, &request);
+    assert!(!world.nodes[&id].seen.replies.contains_key(&token));
+}
