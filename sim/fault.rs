@@ -118,10 +118,15 @@ pub enum Kind {
     Deaf,
     Jump,
     Drift,
+    Nonsense,
+    Rolling,
+    LongPause,
+    SlowLinks,
+    Quota,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::KillInBatch,
@@ -140,6 +145,11 @@ impl Kind {
         Kind::Deaf,
         Kind::Jump,
         Kind::Drift,
+        Kind::Nonsense,
+        Kind::Rolling,
+        Kind::LongPause,
+        Kind::SlowLinks,
+        Kind::Quota,
     ];
 
     pub fn name(self) -> &'static str {
@@ -162,11 +172,16 @@ impl Kind {
             Kind::Deaf => "client cut off",
             Kind::Jump => "clock jump",
             Kind::Drift => "clock rate",
+            Kind::Nonsense => "nonsense between members",
+            Kind::Rolling => "rolling restart",
+            Kind::LongPause => "long pause",
+            Kind::SlowLinks => "slow links",
+            Kind::Quota => "quota used up",
         }
     }
 
     pub fn is_cluster_only(self) -> bool {
-        matches!(self, Kind::Sever | Kind::Deaf | Kind::Jump | Kind::Drift)
+        self as usize >= Kind::Sever as usize
     }
 }
 

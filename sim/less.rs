@@ -25,7 +25,7 @@ pub struct Less {
 type Off = fn(&mut Options);
 
 /// What goes wrong not at a moment, but now and then.
-pub const RATES: [(&str, Off); 12] = [
+pub const RATES: [(&str, Off); 13] = [
     ("loss", |o| o.loss_permille = 0),
     ("duplicates", |o| o.duplicate_permille = 0),
     ("tails", |o| o.tail_permille = 0),
@@ -35,6 +35,7 @@ pub const RATES: [(&str, Off); 12] = [
     ("padding", |o| o.value_bytes = 1),
     ("operator", |o| o.member_every_us = 0),
     ("quota", |o| o.quota_bytes = 0),
+    ("mixed-flags", |o| o.hardships.has_mixed_flags = false),
     ("late-replies", |o| o.late_reply_permille = 0),
     ("lost-answers", |o| o.lost_answer_permille = 0),
     ("snapshot-crashes", |o| o.snapshot_crash_permille = 0),
