@@ -133,17 +133,22 @@ pub enum Kind {
     PauseLeader,
     Rot,
     Full,
+    Unreadable,
+    Stray,
+    Upgrade,
     Sever,
     Deaf,
     Jump,
     Drift,
-    Unreadable,
-    Stray,
-    Upgrade,
+    Nonsense,
+    Rolling,
+    LongPause,
+    SlowLinks,
+    Quota,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::KillInBatch,
@@ -158,13 +163,18 @@ impl Kind {
         Kind::PauseLeader,
         Kind::Rot,
         Kind::Full,
+        Kind::Unreadable,
+        Kind::Stray,
+        Kind::Upgrade,
         Kind::Sever,
         Kind::Deaf,
         Kind::Jump,
         Kind::Drift,
-        Kind::Unreadable,
-        Kind::Stray,
-        Kind::Upgrade,
+        Kind::Nonsense,
+        Kind::Rolling,
+        Kind::LongPause,
+        Kind::SlowLinks,
+        Kind::Quota,
     ];
 
     pub fn name(self) -> &'static str {
@@ -190,11 +200,20 @@ impl Kind {
             Kind::Unreadable => "failed read",
             Kind::Stray => "misdirected write",
             Kind::Upgrade => "upgrade",
+            Kind::Nonsense => "nonsense between members",
+            Kind::Rolling => "rolling restart",
+            Kind::LongPause => "long pause",
+            Kind::SlowLinks => "slow links",
+            Kind::Quota => "quota used up",
         }
     }
 
-    pub fn is_cluster_only(self) -> bool {
-        matches!(self, Kind::Sever | Kind::Deaf | Kind::Jump | Kind::Drift)
+    /// Whether a tier has it.
+    pub fn is_of(self, is_cluster: bool) -> bool {
+        match self {
+            Kind::Unreadable | Kind::Stray | Kind::Upgrade => !is_cluster,
+            _ => is_cluster || (self as usize) < Kind::Sever as usize,
+        }
     }
 }
 

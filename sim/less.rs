@@ -35,6 +35,7 @@ pub const RATES: [(&str, Off); 13] = [
     ("padding", |o| o.value_bytes = 1),
     ("operator", |o| o.member_every_us = 0),
     ("quota", |o| o.quota_bytes = 0),
+    ("mixed-flags", |o| o.hardships.has_mixed_flags = false),
     ("late-replies", |o| o.late_reply_permille = 0),
     ("lost-answers", |o| o.lost_answer_permille = 0),
     ("mixture", |o| o.is_mixed = false),

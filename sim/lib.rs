@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod command;
 mod disk;
 mod fault;
+mod hardships;
 pub mod history;
 pub mod kept;
 pub mod launch;

@@ -1,5 +1,6 @@
 //! What a seed stands for: topology, sizes, workload and fault mix. Everything is drawn here and printed.
 
+use crate::hardships::Hardships;
 use crate::less::Less;
 use crate::rng::Rng;
 
@@ -137,6 +138,8 @@ pub struct Options {
     pub memory_entries: u64,
     pub watch_responses: usize,
     pub watch_revisions: usize,
+    /// Of the cluster tier.
+    pub hardships: Hardships,
     /// What is left out of all this.
     pub less: Less,
 }
@@ -235,6 +238,7 @@ impl Options {
             memory_entries: 0,
             watch_responses: 0,
             watch_revisions: 0,
+            hardships: Hardships::draw(profile, &mut Rng::new(seed ^ 0x4861_7264_7368)),
             less: Less::default(),
         };
         options.draw_windows(&mut Rng::new(seed ^ 0x5769_6e64_6f77));
@@ -287,7 +291,8 @@ impl Options {
 
     /// Machines of the cluster tier that are, or may become, members.
     pub fn machines(&self) -> usize {
-        self.nodes + if self.member_every_us > 0 { SPARE_MACHINES } else { 0 }
+        let needs_spares = self.member_every_us > 0 || self.rot_every_us > 0;
+        self.nodes + if needs_spares { SPARE_MACHINES } else { 0 }
     }
 
     fn draw_members(&mut self, rng: &mut Rng) {

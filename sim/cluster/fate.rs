@@ -12,6 +12,7 @@ use norn_server::runtime::simulated::{Fate, Host};
 
 use super::operator;
 use super::state::{Event, State};
+use crate::history::Failure;
 use crate::record::{Place, What};
 use crate::rng::Rng;
 
@@ -20,6 +21,7 @@ pub struct Norns {
     link: Rng,
     disk: Rng,
     seeds: Rng,
+    slow: Rng,
     /// Messages so far, and those that have not arrived yet: streams number nothing, so what looks the same is the same.
     sent: u64,
     on_way: BTreeMap<Mark, VecDeque<u64>>,
@@ -46,17 +48,31 @@ fn index(message: &Message) -> u64 {
 impl Norns {
     pub fn new(state: Rc<State>, rng: &mut Rng) -> Norns {
         let (link, disk, seeds) = (rng.fork(10), rng.fork(11), rng.fork(12));
-        Norns { state, link, disk, seeds, sent: 0, on_way: BTreeMap::new() }
+        let slow = Rng::new(state.options.seed ^ 0x536c_6f77);
+        Norns { state, link, disk, seeds, slow, sent: 0, on_way: BTreeMap::new() }
+    }
+}
+
+impl Norns {
+    /// What a slow link takes longer.
+    fn slowness(&mut self, from: Host, to: Host) -> u64 {
+        let slow = self.state.slow_links.borrow().get(&(from, to)).copied();
+        match slow {
+            Some((by_us, until)) if State::now_us() < until && !self.state.is_healed.get() => {
+                self.slow.between(by_us / 2, by_us)
+            }
+            _ => 0,
+        }
     }
 }
 
 impl Fate for Norns {
-    fn link_delay(&mut self, _: Host, _: Host) -> Duration {
+    fn link_delay(&mut self, from: Host, to: Host) -> Duration {
         let options = &self.state.options;
         let is_tail = !self.state.is_healed.get() && self.link.permille(options.tail_permille);
         let tail = if is_tail { self.link.heavy(200_000) } else { 0 };
         let delay = self.link.between(options.latency_us / 2, options.latency_us * 2);
-        Duration::from_micros(10 + delay + tail)
+        Duration::from_micros(10 + delay + tail + self.slowness(from, to))
     }
 
     fn resend_delay(&mut self) -> Duration {
@@ -108,7 +124,11 @@ impl Fate for Norns {
         operator::observe(state, node);
         let mut raft = state.raft.borrow_mut();
         raft.lives_on(node.id(), host);
+        let leaders = raft.leader_count();
         let seen = raft.observe(node);
+        if raft.leader_count() > leaders && state.at_election.borrow().is_some() {
+            state.happened(Event::Elected { host });
+        }
         state.times.borrow_mut().observe(State::now_us(), raft.model.applied);
         drop(raft);
         if let Err(failure) = seen {
@@ -129,6 +149,17 @@ impl Fate for Norns {
         drop(counts);
         let sum = crc32c::crc32c(data).into();
         self.state.note(What::Data { from, to, bytes, sum });
+    }
+
+    fn spoilt(&mut self, from: Host, to: Host) {
+        self.state.counts.borrow_mut().spoilt += 1;
+        let text = || format!("nonsense instead of what it sends n{}", to + 1);
+        self.state.tell(What::Log { node: from }, text);
+    }
+
+    fn swallowed(&mut self, from: Host, to: Host) {
+        let detail = format!("n{} goes on reading what n{} sends", to + 1, from + 1);
+        self.state.fail(Failure::new("A member hangs up where bytes make no sense.", detail));
     }
 
     fn sends(&mut self, host: Host, messages: &[Message]) {

@@ -29,6 +29,26 @@ pub enum Strike {
         node: usize,
         ppm: i64,
     },
+    /// What one member sends another makes no sense, once.
+    Nonsense {
+        from: usize,
+        to: usize,
+        draw: u64,
+    },
+    /// All members are told to end and started again, one after the other.
+    Rolling {
+        rest_us: u64,
+    },
+    LongPause {
+        node: usize,
+        for_us: u64,
+    },
+    /// The links of a partition, but what they carry does arrive.
+    SlowLinks {
+        draw: u64,
+        by_us: u64,
+        for_us: u64,
+    },
 }
 
 impl Strike {
@@ -39,6 +59,10 @@ impl Strike {
             Strike::Deaf { .. } => Kind::Deaf,
             Strike::Jump { .. } => Kind::Jump,
             Strike::Drift { .. } => Kind::Drift,
+            Strike::Nonsense { .. } => Kind::Nonsense,
+            Strike::Rolling { .. } => Kind::Rolling,
+            Strike::LongPause { .. } => Kind::LongPause,
+            Strike::SlowLinks { .. } => Kind::SlowLinks,
         }
     }
 
@@ -47,8 +71,11 @@ impl Strike {
         match *self {
             Strike::Shared(fault) => fault.node(),
             Strike::Sever { a, .. } => Some(a),
-            Strike::Deaf { .. } => None,
-            Strike::Jump { node, .. } | Strike::Drift { node, .. } => Some(node),
+            Strike::Deaf { .. } | Strike::Rolling { .. } | Strike::SlowLinks { .. } => None,
+            Strike::Nonsense { from, .. } => Some(from),
+            Strike::Jump { node, .. }
+            | Strike::Drift { node, .. }
+            | Strike::LongPause { node, .. } => Some(node),
         }
     }
 }
@@ -108,6 +135,32 @@ fn all(options: &Options, shared: &mut Rng, own: &mut Rng) -> Vec<(u64, Strike)>
         node: rng.below(nodes) as usize,
         ppm: rng.below(2 * options.drift_ppm + 1).cast_signed() - options.drift_ppm.cast_signed(),
     });
+    hardships(options, &mut every);
     list.sort_by_key(|(at, _)| *at);
     list
+}
+
+type Every<'a> = &'a mut dyn FnMut(u64, &mut Rng, &mut dyn FnMut(&mut Rng) -> Strike);
+
+/// (From a source of their own: what was drawn before there were these remains what it was.)
+fn hardships(options: &Options, every: Every<'_>) {
+    let (hardships, nodes) = (&options.hardships, options.nodes as u64);
+    let mut rng = Rng::new(options.seed ^ 0x4e6f_6e73_656e);
+    every(hardships.nonsense_every_us, &mut rng, &mut |rng| {
+        let from = rng.below(nodes);
+        let to = (from + rng.between(1, nodes.max(2) - 1)) % nodes;
+        Strike::Nonsense { from: from as usize, to: to as usize, draw: rng.next() }
+    });
+    every(hardships.rolling_every_us, &mut rng, &mut |rng| Strike::Rolling {
+        rest_us: rng.between(10_000, 800_000),
+    });
+    every(hardships.long_pause_every_us, &mut rng, &mut |rng| Strike::LongPause {
+        node: rng.below(nodes) as usize,
+        for_us: rng.between(2_000_000, 12_000_000),
+    });
+    every(hardships.slow_links_every_us, &mut rng, &mut |rng| Strike::SlowLinks {
+        draw: rng.next(),
+        by_us: rng.between(20_000, 600_000),
+        for_us: rng.heavy(1_500_000),
+    });
 }

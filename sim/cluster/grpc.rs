@@ -59,6 +59,7 @@ pub fn path(method: Method) -> &'static str {
         Method::MemberAdd => "/etcdserverpb.Cluster/MemberAdd",
         Method::MemberRemove => "/etcdserverpb.Cluster/MemberRemove",
         Method::MemberPromote => "/etcdserverpb.Cluster/MemberPromote",
+        Method::Defragment => "/etcdserverpb.Maintenance/Defragment",
         Method::HashKv => "/etcdserverpb.Maintenance/HashKV",
         other => panic!("no client asks for {other:?}"),
     }

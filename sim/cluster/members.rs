@@ -7,49 +7,18 @@ use madsim::task::spawn_local;
 use norn_server::config::ServerConfig;
 use norn_server::flags;
 use norn_server::log::Log;
-use norn_server::runtime::net::address;
-use norn_server::runtime::simulated::{self as world, Death};
+use norn_server::runtime::simulated::{self as world, Death, Nonsense};
 use norn_server::serve::{self, End};
 
 use super::fault::Strike;
 use super::state::{Event, State, state};
+use super::{command_line, operator, rot};
 use crate::fault::{Act, Fault};
 use crate::history::Failure;
 use crate::member::CrashPoint;
 use crate::network::Network;
 use crate::record::What;
 use crate::rng::Rng;
-
-/// The command line of a member.
-fn args(state: &State, host: usize) -> Vec<String> {
-    let options = &state.options;
-    let url = |host: usize, port: u16| format!("http://{}:{port}", address(host));
-    let is_founder = host < options.nodes;
-    let known = state.membership.borrow();
-    let belongs = |n: &usize| if is_founder { *n < options.nodes } else { known.has(*n) };
-    let members = (0..options.machines()).filter(belongs);
-    let members = members.map(|n| format!("n{}={}", n + 1, url(n, 2380)));
-    let flags = [
-        ("name", format!("n{}", host + 1)),
-        ("data-dir", format!("n{}.norn", host + 1)),
-        ("listen-peer-urls", url(host, 2380)),
-        ("initial-advertise-peer-urls", url(host, 2380)),
-        ("listen-client-urls", url(host, 2379)),
-        ("advertise-client-urls", url(host, 2379)),
-        ("initial-cluster", members.collect::<Vec<_>>().join(",")),
-        ("initial-cluster-token", "sim".to_owned()),
-        ("initial-cluster-state", if is_founder { "new" } else { "existing" }.to_owned()),
-        ("heartbeat-interval", options.tick_ms.to_string()),
-        ("election-timeout", (options.tick_ms * u64::from(options.election_ticks)).to_string()),
-        ("pre-vote", options.pre_vote.to_string()),
-        ("snapshot-count", options.snapshot_count.to_string()),
-        ("snapshot-catchup-entries", options.catch_up_entries.to_string()),
-        ("watch-progress-notify-interval", format!("{}ms", options.watch_progress_ms)),
-        ("strict-reconfig-check", options.strict_reconfig.to_string()),
-        ("feature-gates", format!("LeaseCheckpoint={}", options.lease_checkpoint)),
-    ];
-    flags.map(|(name, value)| format!("--{name}={value}")).into()
-}
 
 /// What `nornd` does, from its command line on.
 async fn nornd(args: Vec<String>) -> Result<End, String> {
@@ -63,7 +32,7 @@ pub fn start(state: &State, host: usize) {
     let mut members = state.members.borrow_mut();
     let member = &mut members[host];
     let belongs = member.is_member || (member.is_leaving && member.was_open);
-    if world::is_running(host) || state.has_failed() || !belongs {
+    if world::is_running(host) || state.has_failed() || !belongs || member.is_replaced {
         return;
     }
     member.incarnation += 1;
@@ -77,7 +46,7 @@ pub fn start(state: &State, host: usize) {
     drop(members);
     state.raft.borrow_mut().host_restarted(host);
     state.note(What::Start { node: host, life: incarnation });
-    let args = args(state, host);
+    let args = command_line::of(state, host);
     world::start(host, &format!("n{}", host + 1), move || async move {
         let how = match nornd(args).await {
             Ok(how) => how,
@@ -127,6 +96,15 @@ pub fn ended(state: &Rc<State>, rng: &mut Rng, host: usize, how: End) {
         members[host].is_leaving = false;
         drop(members);
         return world::kill(host, Death::Power, rng.next());
+    }
+    // What noticed that its disk is not what it was is replaced.
+    if members[host].is_rotten {
+        members[host].is_replaced = true;
+        members[host].place = None;
+        drop(members);
+        world::kill(host, Death::Power, rng.next());
+        spawn_local(rot::replace(host));
+        return;
     }
     let is_joining = host >= state.options.nodes && !members[host].was_open;
     let has_no_room = world::disk_of(host).is_limited();
@@ -185,6 +163,19 @@ pub fn strike(state: &Rc<State>, rng: &mut Rng, strike: Strike) {
             world::jump(node, Duration::from_micros(by_us));
         }
         Strike::Drift { node, ppm } => world::set_rate(state.member(node), ppm),
+        Strike::Nonsense { from, to, draw } => {
+            world::spoil(state.member(from), state.member(to), Some(Nonsense::new(draw)));
+        }
+        Strike::Rolling { rest_us } => {
+            spawn_local(roll(Rc::clone(state), rest_us));
+        }
+        Strike::LongPause { node, for_us } => shared(state, rng, Fault::Pause { node, for_us }),
+        Strike::SlowLinks { draw, by_us, for_us } => {
+            let links = Network::draw_partition(&mut Rng::new(draw), nodes, state.leader());
+            let until = State::now_us() + for_us;
+            let links = links.into_iter().map(|link| (link, (by_us, until)));
+            state.slow_links.borrow_mut().extend(links);
+        }
     }
 }
 
@@ -239,7 +230,9 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
             }
         }
         Fault::PauseLeader { for_us } => upon_leader(state, rng, Act::Pause, for_us),
-        Fault::AtElection { act, for_us, .. } => upon_leader(state, rng, act, for_us),
+        Fault::AtElection { act, after_us, for_us } => {
+            *state.at_election.borrow_mut() = Some((act, after_us, for_us));
+        }
         Fault::Upon { node, act, for_us } => match act {
             Act::Pause => shared(state, rng, Fault::Pause { node, for_us }),
             Act::Crash if world::is_running(node) => {
@@ -256,8 +249,9 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 disk.limit_bytes(None);
             });
         }
-        // (The core tier's: whoever replaces a member that noticed is not here yet.)
-        Fault::Rot { .. } | Fault::Unreadable { .. } | Fault::Stray { .. } => {}
+        Fault::Rot { node, draw, down_us } => rot::strike(state, rng, node, draw, down_us),
+        // (Of bad disks there is one kind here.)
+        Fault::Unreadable { .. } | Fault::Stray { .. } => {}
         // (There is one program to run.)
         Fault::Upgrade { .. } => {}
         // Asked to end, a leader hands over.
@@ -268,6 +262,56 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
                 world::terminate(node);
             }
         }
+    }
+}
+
+/// A leader was elected: the moment that some faults wait for.
+pub fn elected(state: &Rc<State>, host: usize) {
+    let Some((act, after_us, for_us)) = state.at_election.borrow_mut().take() else { return };
+    if state.options.member_every_us > 0 {
+        // (What the leader before left unfinished may be a change, too.)
+        spawn_local(operator::change_at(host, after_us / 2));
+    }
+    let state = Rc::clone(state);
+    spawn_local(async move {
+        madsim::time::sleep(Duration::from_micros(after_us)).await;
+        let fault = Fault::Upon { node: host, act, for_us };
+        state.happened(Event::Moment { fault });
+    });
+}
+
+/// The moment has come.
+pub fn moment(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
+    if !state.is_healed.get() {
+        shared(state, rng, fault);
+    }
+}
+
+/// Between two looks whether a member is back.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// So often it is looked for; then it is the next one's turn all the same.
+const LOOKS: usize = 60;
+
+/// Restarts one member after the other.
+async fn roll(state: Rc<State>, rest_us: u64) {
+    for host in 0..state.options.machines() {
+        if state.is_healed.get() || state.has_failed() {
+            return;
+        }
+        if !world::is_running(host) || !state.members.borrow()[host].is_member {
+            continue;
+        }
+        let life = state.members.borrow()[host].incarnation;
+        state.members.borrow_mut()[host].may_end = true;
+        world::terminate(host);
+        for _ in 0..LOOKS {
+            madsim::time::sleep(LOOK_EVERY).await;
+            let member = &state.members.borrow()[host];
+            if member.incarnation > life && member.place.is_some() {
+                break;
+            }
+        }
+        madsim::time::sleep(Duration::from_micros(rest_us)).await;
     }
 }
 
@@ -284,7 +328,7 @@ pub fn crash_point(state: &Rc<State>, rng: &mut Rng, host: usize, point: CrashPo
 }
 
 /// The end of all faults.
-pub fn heal(state: &Rc<State>) {
+pub fn heal(state: &Rc<State>, rng: &mut Rng) {
     state.is_healed.set(true);
     state.note(What::Heal);
     state.note(What::Mend);
@@ -293,6 +337,13 @@ pub fn heal(state: &Rc<State>) {
         world::disk_of(host).limit_bytes(None);
         state.members.borrow_mut()[host].crash_in = None;
         world::resume(host);
+        for other in 0..state.options.machines() {
+            world::spoil(host, other, None);
+        }
         start(state, host);
+        // (A larger quota takes a restart.)
+        if state.options.quota_bytes > 0 && world::is_running(host) {
+            crash(state, rng, host, Death::Process, 1_000);
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! Options, faults, workload, oracles and trace are those of the core tier. One seed, one process.
 
 mod clients;
+mod command_line;
 mod fate;
 mod fault;
 mod grpc;
@@ -17,6 +18,7 @@ mod members;
 mod operator;
 mod prober;
 mod program;
+mod rot;
 mod run;
 mod state;
 mod watchers;

@@ -11,8 +11,8 @@ use norn_server::runtime::net::address;
 use prost::Message;
 
 use super::grpc::{Broken, Channel};
-use super::members;
-use super::state::{State, state};
+use super::state::{Event, State, state};
+use crate::fault::Kind;
 use crate::record::What;
 use crate::rng::Rng;
 
@@ -64,7 +64,8 @@ pub fn observe(state: &State, node: &Node<Reader>) {
             (false, true) if !machine.is_retired => {
                 machine.is_member = true;
                 state.counts.borrow_mut().joins += 1;
-                members::start_later(host, 100_000);
+                // (What a member's own turn starts would end with it.)
+                state.happened(Event::Joined { host });
             }
             (true, false) => {
                 (machine.is_member, machine.is_leaving, machine.is_retired) = (false, true, true);
@@ -92,24 +93,47 @@ pub async fn run(mut rng: Rng) {
     }
 }
 
-/// Calls off alarms, which come from disks that were full.
+/// Asks a member that has just become the leader for some change.
+pub async fn change_at(host: usize, after_us: u64) {
+    let state = state();
+    madsim::time::sleep(Duration::from_micros(after_us)).await;
+    let drawn = choose(&state, &mut Rng::new(state.options.seed ^ State::now_us()));
+    let Some((method, body)) = drawn.filter(|_| !state.is_healed.get()) else { return };
+    state.tell(What::Operate { node: host }, || format!("{method:?}"));
+    if let Ok(channel) = Channel::open(host, PATIENCE).await {
+        let _ = channel.call(method, body, PATIENCE, false).await;
+    }
+}
+
+/// Calls off alarms, which come from disks that were full and from quotas, after making room.
 pub async fn tidy_up() {
     let state = state();
+    let has_limits = state.options.full_every_us > 0 || state.options.quota_bytes > 0;
     let mut turn = 0;
-    while state.options.full_every_us > 0 && !state.has_failed() {
+    while has_limits && !state.has_failed() {
         madsim::time::sleep(TIDY_EVERY).await;
         turn += 1;
         if let Ok(channel) = Channel::open(state.member(turn), PATIENCE).await {
             // (It will be tried again.)
-            let _ = call_off(&channel).await;
+            let _ = call_off(&state, &channel).await;
         }
     }
 }
 
-async fn call_off(channel: &Channel) -> Result<(), Broken> {
+async fn call_off(state: &State, channel: &Channel) -> Result<(), Broken> {
     let get = pb::AlarmRequest::default().encode_to_vec().into();
     let listed = channel.call(Method::Alarm, get, PATIENCE, false).await?;
-    for alarm in pb::AlarmResponse::decode(listed).expect("a list of alarms").alarms {
+    let listed = pb::AlarmResponse::decode(listed).expect("a list of alarms");
+    if state.options.quota_bytes > 0 && !listed.alarms.is_empty() {
+        state.note(What::Fault { kind: Kind::Quota, node: None });
+        let revision = listed.header.map_or(0, |header| header.revision);
+        let compact = pb::CompactionRequest { revision, physical: true }.encode_to_vec().into();
+        // (It may be compacted already.)
+        let _ = channel.call(Method::Compact, compact, PATIENCE, false).await;
+        let defragment = pb::DefragmentRequest::default().encode_to_vec().into();
+        channel.call(Method::Defragment, defragment, PATIENCE, false).await?;
+    }
+    for alarm in listed.alarms {
         let action = pb::alarm_request::AlarmAction::Deactivate.into();
         let r = pb::AlarmRequest { action, member_id: alarm.member_id, alarm: alarm.alarm };
         channel.call(Method::Alarm, r.encode_to_vec().into(), PATIENCE, false).await?;

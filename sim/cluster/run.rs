@@ -142,6 +142,9 @@ async fn pass(state: &Rc<State>, rng: &mut Rng, until_us: u64) {
                     }
                 }
                 Event::CrashPoint { host, point } => members::crash_point(state, rng, host, point),
+                Event::Elected { host } => members::elected(state, host),
+                Event::Joined { host } => members::start_later(host, 100_000),
+                Event::Moment { fault } => members::moment(state, rng, fault),
             }
         }
         // (It forgets the tasks that are over, too.)
@@ -161,7 +164,7 @@ async fn pass(state: &Rc<State>, rng: &mut Rng, until_us: u64) {
 
 async fn recover(state: &Rc<State>, rng: &mut Rng) {
     let from = State::now_us();
-    members::heal(state);
+    members::heal(state, rng);
     loop {
         pass(state, rng, State::now_us() + 500_000).await;
         if state.has_failed() {

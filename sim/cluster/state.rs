@@ -1,6 +1,7 @@
 //! What is known about a run: to the machines' fate, to the clients and to whoever judges.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use norn_server::runtime::simulated as world;
@@ -12,6 +13,7 @@ use crate::check::hash::HashCheck;
 use crate::check::lease::Times;
 use crate::check::raft::RaftCheck;
 use crate::check::watch::Span;
+use crate::fault::{Act, Fault};
 use crate::history::{Failure, Op};
 use crate::member::CrashPoint;
 use crate::options::Options;
@@ -41,6 +43,10 @@ pub struct Member {
     pub may_end: bool,
     /// Its disk may have lost what the machine still shows: only a new start of the machine is a way out.
     pub is_lossy: bool,
+    /// A bit of its disk was flipped: it may refuse to open, and stop, and is replaced then. It must not tell what is not so.
+    pub is_rotten: bool,
+    /// It is not started again.
+    pub is_replaced: bool,
     /// Disk batches until it crashes, and how.
     pub crash_in: Option<CrashPoint>,
     /// The next start is to be cut short after this many syncs.
@@ -66,6 +72,10 @@ pub struct Counts {
     pub calls: u64,
     pub joins: u64,
     pub leaves: u64,
+    pub flipped_bits: u64,
+    pub replaced: u64,
+    /// Pieces of nonsense that were sent.
+    pub spoilt: u64,
 }
 
 /// Something a machine asks of whoever holds its fate.
@@ -75,6 +85,12 @@ pub enum Event {
     Ended { host: usize, incarnation: u64, how: norn_server::serve::End },
     /// It is in the middle of a disk batch, where it was to crash.
     CrashPoint { host: usize, point: CrashPoint },
+    /// It leads a term that nobody led before.
+    Elected { host: usize },
+    /// It became a member.
+    Joined { host: usize },
+    /// What waited for its moment.
+    Moment { fault: Fault },
 }
 
 pub struct State {
@@ -95,6 +111,10 @@ pub struct State {
     /// There is an event, or a failure.
     pub bell: Notify,
     pub is_healed: Cell<bool>,
+    /// What befalls the next leader: after how long, and for how long.
+    pub at_election: RefCell<Option<(Act, u64, u64)>>,
+    /// By how much links are slower, and until when.
+    pub slow_links: RefCell<BTreeMap<(usize, usize), (u64, u64)>>,
     /// The revision when the cluster had converged.
     pub quiet_revision: Cell<i64>,
     /// The number of the last moment: moments at the same time have an order.
@@ -132,6 +152,8 @@ impl State {
             events: RefCell::default(),
             bell: Notify::new(),
             is_healed: Cell::new(false),
+            at_election: RefCell::default(),
+            slow_links: RefCell::default(),
             quiet_revision: Cell::new(0),
             number: Cell::new(0),
             options,

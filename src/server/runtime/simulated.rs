@@ -10,8 +10,10 @@
 
 mod address;
 mod clock;
+mod connection;
 pub mod disk;
 pub mod net;
+mod nonsense;
 pub mod signal;
 pub mod time;
 
@@ -22,6 +24,7 @@ use std::time::Duration;
 
 pub use clock::Clock;
 use madsim::task::NodeId;
+pub use nonsense::Nonsense;
 use norn_node::{Config, Input, Node};
 use norn_raft::Message;
 use norn_storage::MemDisk;
@@ -57,6 +60,10 @@ pub trait Fate {
     fn said(&mut self, host: Host, line: &str);
     /// Data goes on its way.
     fn carried(&mut self, from: Host, to: Host, data: &[u8]);
+    /// Data became nonsense on their way.
+    fn spoilt(&mut self, from: Host, to: Host);
+    /// Whoever read that goes on reading.
+    fn swallowed(&mut self, from: Host, to: Host);
     /// A node is about to take these in.
     fn takes(&mut self, host: Host, inputs: &[Input]);
     /// A node has messages for other members.
@@ -235,6 +242,11 @@ pub fn cut(links: impl IntoIterator<Item = (Host, Host)>) {
 /// Makes all links whole.
 pub fn mend() {
     with(|world| world.net.mend(world.fate.as_mut()));
+}
+
+/// Lets nonsense arrive on the next connection from one machine to another where the reader can tell; `None`: no more.
+pub fn spoil(from: Host, to: Host, nonsense: Option<Nonsense>) {
+    with(|world| world.net.spoil(from, to, nonsense));
 }
 
 /// Breaks all connections between two machines.

@@ -21,52 +21,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use super::address::address;
 use super::address::host_at;
+use super::connection::{Connection, Direction, Piece, Side, wake};
+use super::nonsense::Nonsense;
 use super::time::Alarm;
 use super::{Fate, Host, here, now, with, with_if_any};
 
 /// Written and not read, per direction.
 const WINDOW_BYTES: usize = 256 << 10;
+/// So many pieces after nonsense, a reader has taken it for something. (Some were on their way.)
+const SWALLOWED_MAX: u64 = 64;
 /// Between two tries to open a connection that gets no answer.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
 /// The simulation itself, as a machine that nothing is cut off from.
 const NOWHERE: Host = usize::MAX;
-
-#[derive(Debug)]
-enum Piece {
-    Data(Bytes),
-    End,
-    Reset,
-}
-
-/// One direction of a connection.
-#[derive(Debug)]
-struct Direction {
-    from: Host,
-    to: Host,
-    /// With the true time of arrival, unless the link holds it.
-    pieces: VecDeque<(Option<Duration>, Piece)>,
-    bytes: usize,
-    last_arrival: Duration,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-}
-
-/// One side of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Open,
-    /// Closed by its process or its machine: what comes is answered with a reset.
-    Closed,
-    /// Its machine lost power: nobody answers until it is back.
-    Lost,
-}
-
-#[derive(Debug)]
-struct Connection {
-    /// Towards the side that accepted, and towards the side that connected.
-    directions: [Direction; 2],
-    sides: [Side; 2],
-}
 
 #[derive(Debug)]
 struct Listening {
@@ -80,49 +47,9 @@ pub(super) struct Net {
     connections: BTreeMap<u64, Connection>,
     listening: BTreeMap<SocketAddr, Listening>,
     cut: BTreeSet<(Host, Host)>,
+    /// What is to become of the next data from one machine to another that nobody could take for anything else.
+    spoilt: BTreeMap<(Host, Host), Nonsense>,
     opened: u64,
-}
-
-impl Direction {
-    fn new(from: Host, to: Host) -> Direction {
-        Direction {
-            from,
-            to,
-            pieces: VecDeque::new(),
-            bytes: 0,
-            last_arrival: Duration::ZERO,
-            reader: None,
-            writer: None,
-        }
-    }
-
-    fn push(&mut self, is_cut: bool, fate: &mut dyn Fate, piece: Piece) {
-        let is_held = is_cut || self.pieces.back().is_some_and(|(arrival, _)| arrival.is_none());
-        let arrival = (!is_held).then(|| now() + fate.link_delay(self.from, self.to));
-        if let Piece::Data(data) = &piece {
-            self.bytes += data.len();
-            fate.carried(self.from, self.to, data);
-        }
-        let arrival = arrival.map(|arrival| arrival.max(self.last_arrival));
-        self.last_arrival = arrival.unwrap_or(self.last_arrival);
-        self.pieces.push_back((arrival, piece));
-        wake(&mut self.reader);
-    }
-
-    /// Everything in it is lost; the reader is told at once.
-    fn reset(&mut self) {
-        self.pieces.clear();
-        self.bytes = 0;
-        self.pieces.push_back((Some(now()), Piece::Reset));
-        wake(&mut self.reader);
-        wake(&mut self.writer);
-    }
-}
-
-fn wake(waker: &mut Option<Waker>) {
-    if let Some(waker) = waker.take() {
-        waker.wake();
-    }
 }
 
 impl Net {
@@ -150,6 +77,13 @@ impl Net {
                 wake(&mut direction.reader);
             }
         }
+    }
+
+    pub(super) fn spoil(&mut self, from: Host, to: Host, nonsense: Option<Nonsense>) {
+        match nonsense {
+            Some(nonsense) => self.spoilt.insert((from, to), nonsense),
+            None => self.spoilt.remove(&(from, to)),
+        };
     }
 
     pub(super) fn sever(&mut self, a: Host, b: Host) {
@@ -186,9 +120,16 @@ impl Net {
 
     fn send(&mut self, id: u64, side: usize, fate: &mut dyn Fate, piece: Piece) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let direction = &mut connection.directions[side];
-        let is_cut = self.cut.contains(&(direction.from, direction.to));
-        direction.push(is_cut, fate, piece);
+        let link = (connection.directions[side].from, connection.directions[side].to);
+        let is_cut = self.cut.contains(&link);
+        if let Piece::Data(data) = &piece
+            && let Some(nonsense) = self.spoilt.get(&link)
+            && connection.push_nonsense(side, is_cut, fate, *nonsense, data)
+        {
+            self.spoilt.remove(&link);
+            return fate.spoilt(link.0, link.1);
+        }
+        connection.push(side, is_cut, fate, piece);
     }
 
     /// A side closes: an end, or a reset if it leaves something unread.
@@ -211,8 +152,7 @@ impl Net {
         let listening = self.listening.get_mut(&to)?;
         let host = host_at(to)?;
         self.opened += 1;
-        let directions = [Direction::new(from.0, host), Direction::new(host, from.0)];
-        self.connections.insert(self.opened, Connection { directions, sides: [Side::Open; 2] });
+        self.connections.insert(self.opened, Connection::new(from.0, host));
         listening.backlog.push_back((self.opened, from.1));
         wake(&mut listening.waker);
         Some(self.opened)
@@ -355,7 +295,14 @@ enum Found {
 }
 
 impl Net {
-    fn read(&mut self, id: u64, side: usize, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> Found {
+    fn read(
+        &mut self,
+        id: u64,
+        side: usize,
+        fate: &mut dyn Fate,
+        cx: &Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Found {
         let Some(connection) = self.connections.get_mut(&id) else { return Found::Failed };
         let direction = &mut connection.directions[1 - side];
         match direction.pieces.front_mut() {
@@ -367,6 +314,9 @@ impl Net {
                     direction.bytes -= count;
                     if data.is_empty() {
                         direction.pieces.pop_front();
+                        if direction.took() == Some(SWALLOWED_MAX) {
+                            fate.swallowed(direction.from, direction.to);
+                        }
                     }
                     wake(&mut direction.writer);
                     Found::Taken
@@ -428,7 +378,8 @@ impl AsyncRead for TcpStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match with(|world| world.net.read(self.id, self.side, cx, buf)) {
+        let (id, side) = (self.id, self.side);
+        match with(|world| world.net.read(id, side, world.fate.as_mut(), cx, buf)) {
             Found::Taken => Poll::Ready(Ok(())),
             Found::Failed => Poll::Ready(Err(ErrorKind::ConnectionReset.into())),
             Found::Later(at) => {
