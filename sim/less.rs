@@ -25,7 +25,7 @@ pub struct Less {
 type Off = fn(&mut Options);
 
 /// What goes wrong not at a moment, but now and then.
-pub const RATES: [(&str, Off); 13] = [
+pub const RATES: [(&str, Off); 14] = [
     ("loss", |o| o.loss_permille = 0),
     ("duplicates", |o| o.duplicate_permille = 0),
     ("tails", |o| o.tail_permille = 0),
