@@ -1,7 +1,7 @@
 //! What a disk holds: a tree of names and the bytes of files, each as everybody sees it now (`live`) and as it would
 //! be found after a power loss that takes everything unsynced (`durable`), with the changes in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -11,6 +11,9 @@ use crate::disk::{DiskError, DiskOp, FileName};
 
 /// The unit in which a device keeps or loses what was written.
 const SECTOR: u64 = 512;
+/// Changes of names that wait for a sync; a file system writes back more than these by itself. (Somebody may make and remove files for
+/// ever who does not mind which of them are there after a crash.)
+const NAME_CHANGES_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Node {
@@ -220,6 +223,12 @@ impl Tree {
         }
         change.apply(&mut self.live);
         self.pending.push(change);
+        if self.pending.len() > NAME_CHANGES_MAX {
+            for change in self.pending.drain(..NAME_CHANGES_MAX / 2) {
+                change.apply(&mut self.durable);
+            }
+            self.forget_nameless();
+        }
     }
 
     fn count_used(&mut self) {
@@ -407,12 +416,42 @@ impl Tree {
 
     fn sync_dir(&mut self, id: u64) {
         let durable = &mut self.durable;
+        let mut takes_away = false;
         self.pending.retain(|change| {
             let covered = change.touches(id);
             if covered {
+                takes_away |= !matches!(change, NameChange::Link { .. });
                 change.apply(durable);
             }
             !covered
+        });
+        if takes_away {
+            self.forget_nameless();
+        }
+    }
+
+    /// Files that have no name any more, here or after any crash, take no room. (What of them is not synced stays until the next
+    /// crash, which draws something for every such write.)
+    fn forget_nameless(&mut self) {
+        let mut named = BTreeSet::new();
+        let mut name = |node: &Node| {
+            if let Node::File(id) = node {
+                named.insert(*id);
+            }
+        };
+        for names in [&self.live, &self.durable] {
+            names.values().flat_map(BTreeMap::values).for_each(&mut name);
+        }
+        for change in &self.pending {
+            if let NameChange::Link { node, .. } | NameChange::Move { node, .. } = change {
+                name(node);
+            }
+        }
+        self.files.retain(|id, file| {
+            if !named.contains(id) {
+                (file.live, file.durable) = (Pages::default(), Pages::default());
+            }
+            named.contains(id) || !file.pending.is_empty()
         });
     }
 
