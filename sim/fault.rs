@@ -140,10 +140,11 @@ pub enum Kind {
     Unreadable,
     Stray,
     Upgrade,
+    Garble,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::KillInBatch,
@@ -165,6 +166,7 @@ impl Kind {
         Kind::Unreadable,
         Kind::Stray,
         Kind::Upgrade,
+        Kind::Garble,
     ];
 
     pub fn name(self) -> &'static str {
@@ -190,11 +192,19 @@ impl Kind {
             Kind::Unreadable => "failed read",
             Kind::Stray => "misdirected write",
             Kind::Upgrade => "upgrade",
+            Kind::Garble => "damaged message",
         }
     }
 
-    pub fn is_cluster_only(self) -> bool {
-        matches!(self, Kind::Sever | Kind::Deaf | Kind::Jump | Kind::Drift)
+    /// Whether it is one of the tier.
+    pub fn is_of(self, is_cluster: bool) -> bool {
+        match self {
+            Kind::Sever | Kind::Deaf | Kind::Jump | Kind::Drift => is_cluster,
+            Kind::Rot | Kind::Unreadable | Kind::Stray | Kind::Upgrade | Kind::Garble => {
+                !is_cluster
+            }
+            _ => true,
+        }
     }
 }
 

@@ -119,7 +119,7 @@ impl Tally {
         let messages = MessageKind::ALL.iter().zip(&self.messages);
         let messages = messages.filter(|(kind, n)| travels(**kind) || **n > 0);
         let faults = Kind::ALL.iter().zip(&self.faults);
-        let faults = faults.filter(|(kind, n)| is_cluster || !kind.is_cluster_only() || **n > 0);
+        let faults = faults.filter(|(kind, n)| kind.is_of(is_cluster) || **n > 0);
         let lines = [
             ("messages", list(messages.map(|(kind, n)| (kind.name(), *n)))),
             ("faults", list(faults.map(|(kind, n)| (kind.name(), *n)))),
@@ -137,7 +137,7 @@ impl Tally {
         let messages = MessageKind::ALL.iter().zip(&self.messages);
         let messages = messages.filter(|(kind, n)| travels(**kind) && **n == 0);
         let faults = Kind::ALL.iter().zip(&self.faults);
-        let faults = faults.filter(|(kind, n)| (is_cluster || !kind.is_cluster_only()) && **n == 0);
+        let faults = faults.filter(|(kind, n)| kind.is_of(is_cluster) && **n == 0);
         let names = messages.map(|(kind, _)| kind.name());
         names.chain(faults.map(|(kind, _)| kind.name())).collect()
     }
