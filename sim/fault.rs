@@ -136,6 +136,7 @@ pub enum Kind {
     Unreadable,
     Stray,
     Upgrade,
+    Garble,
     Sever,
     Deaf,
     Jump,
@@ -148,7 +149,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 26] = [
+    pub const ALL: [Kind; 27] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::KillInBatch,
@@ -166,6 +167,7 @@ impl Kind {
         Kind::Unreadable,
         Kind::Stray,
         Kind::Upgrade,
+        Kind::Garble,
         Kind::Sever,
         Kind::Deaf,
         Kind::Jump,
@@ -200,6 +202,7 @@ impl Kind {
             Kind::Unreadable => "failed read",
             Kind::Stray => "misdirected write",
             Kind::Upgrade => "upgrade",
+            Kind::Garble => "damaged message",
             Kind::Nonsense => "nonsense between members",
             Kind::Rolling => "rolling restart",
             Kind::LongPause => "long pause",
@@ -211,7 +214,7 @@ impl Kind {
     /// Whether a tier has it.
     pub fn is_of(self, is_cluster: bool) -> bool {
         match self {
-            Kind::Unreadable | Kind::Stray | Kind::Upgrade => !is_cluster,
+            Kind::Unreadable | Kind::Stray | Kind::Upgrade | Kind::Garble => !is_cluster,
             _ => is_cluster || (self as usize) < Kind::Sever as usize,
         }
     }

@@ -25,7 +25,7 @@ pub struct Less {
 type Off = fn(&mut Options);
 
 /// What goes wrong not at a moment, but now and then.
-pub const RATES: [(&str, Off); 14] = [
+pub const RATES: [(&str, Off); 15] = [
     ("loss", |o| o.loss_permille = 0),
     ("duplicates", |o| o.duplicate_permille = 0),
     ("tails", |o| o.tail_permille = 0),
@@ -39,6 +39,7 @@ pub const RATES: [(&str, Off); 14] = [
     ("late-replies", |o| o.late_reply_permille = 0),
     ("lost-answers", |o| o.lost_answer_permille = 0),
     ("mixture", |o| o.is_mixed = false),
+    ("damaged-messages", |o| o.garble_permille = 0),
     ("snapshot-crashes", |o| o.snapshot_crash_permille = 0),
 ];
 

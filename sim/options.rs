@@ -119,6 +119,8 @@ pub struct Options {
     pub stray_every_us: u64,
     /// Members differ in what they are told at their start, and some are of an older version for a while.
     pub is_mixed: bool,
+    /// Messages between members that arrive damaged, and are refused.
+    pub garble_permille: u64,
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
@@ -225,6 +227,7 @@ impl Options {
             rot_every_us: 0,
             unreadable_every_us: 0,
             is_mixed: false,
+            garble_permille: 0,
             stray_every_us: 0,
             strict_reconfig: false,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
@@ -247,6 +250,7 @@ impl Options {
         options.draw_stories(&mut Rng::new(seed ^ 0x5374_6f72_6965));
         options.draw_disks(&mut Rng::new(seed ^ 0x0044_6973_6b73));
         options.is_mixed = Rng::new(seed ^ 0x004d_6978_6564).permille(300);
+        options.draw_garbling(&mut Rng::new(seed ^ 0x4761_7262_6c65));
         options.draw_elections(&mut Rng::new(seed ^ 0x456c_6563_7473));
         if profile == Profile::Busy {
             options.saturate();
@@ -343,6 +347,13 @@ impl Options {
         self.stories[0] = 10;
         for weight in &mut self.stories[1..6] {
             *weight = if rng.permille(400) { rng.between(1, 12) } else { 0 };
+        }
+    }
+
+    fn draw_garbling(&mut self, rng: &mut Rng) {
+        let (permille, is_on) = (rng.between(1, 30), rng.permille(200));
+        if self.profile == Profile::Storm || (self.profile == Profile::Swarm && is_on) {
+            self.garble_permille = permille;
         }
     }
 

@@ -87,8 +87,9 @@ pub struct Stats {
     pub ops: u64,
     /// Events of the core tier; turns of nodes in the cluster tier.
     pub events: u64,
-    /// Checks that had to be given up.
-    pub gaps: u64,
+    /// Keys whose history was too long to search, and logs that could not be followed to their end.
+    pub unsearched: u64,
+    pub unfollowed: u64,
     /// Faults that were drawn, and operations, whether asked or not.
     pub faults: u64,
     pub drawn: u64,
@@ -100,8 +101,20 @@ const STATS: &str = "stats";
 impl Stats {
     /// From one program to the other.
     pub fn line(&self) -> String {
-        let Stats { hash, simulated_us, ops, events, gaps, faults, drawn, cpu_us } = self;
-        format!("{STATS} {hash} {simulated_us} {ops} {events} {gaps} {faults} {drawn} {cpu_us}")
+        let Stats {
+            hash,
+            simulated_us,
+            ops,
+            events,
+            unsearched,
+            unfollowed,
+            faults,
+            drawn,
+            cpu_us,
+        } = self;
+        format!(
+            "{STATS} {hash} {simulated_us} {ops} {events} {unsearched} {unfollowed} {faults} {drawn} {cpu_us}"
+        )
     }
 
     pub fn parse(line: &str) -> Option<Stats> {
@@ -112,7 +125,8 @@ impl Stats {
             simulated_us: next()?,
             ops: next()?,
             events: next()?,
-            gaps: next()?,
+            unsearched: next()?,
+            unfollowed: next()?,
             faults: next()?,
             drawn: next()?,
             cpu_us: next()?,
@@ -123,7 +137,8 @@ impl Stats {
         self.simulated_us += other.simulated_us;
         self.ops += other.ops;
         self.events += other.events;
-        self.gaps += other.gaps;
+        self.unsearched += other.unsearched;
+        self.unfollowed += other.unfollowed;
         self.faults += other.faults;
         self.drawn += other.drawn;
         self.cpu_us += other.cpu_us;
@@ -141,10 +156,11 @@ mod tests {
             simulated_us: 1,
             ops: 2,
             events: 3,
-            gaps: 4,
-            faults: 5,
-            drawn: 6,
-            cpu_us: 7,
+            unsearched: 4,
+            unfollowed: 5,
+            faults: 6,
+            drawn: 7,
+            cpu_us: 8,
         };
         assert_eq!(Stats::parse(&stats.line()), Some(stats));
         assert_eq!(Stats::parse("statistics"), None);

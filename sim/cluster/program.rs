@@ -57,10 +57,10 @@ fn ran(report: &Report) -> Ran {
     let (seed, trace, ops) = (state.options.seed, state.trace.borrow(), state.ops.borrow());
     let unknown = ops.iter().filter(|op| matches!(op.outcome, Outcome::Unknown)).count();
     let (raft, counts) = (state.raft.borrow(), *state.counts.borrow());
-    let given_up = report.effort.given_up + usize::from(raft.lost_at.is_some());
+    let (unsearched, unfollowed) = (report.effort.given_up, raft.lost_at.is_some());
     let mut text = format!(
         "seed {seed}: trace {:016x}, {} members, {:.1} s simulated, {} operations ({unknown} unknown), \
-         {} watches, revision {}, {} terms, {counts:?}, {} hashes compared, given up {given_up}\n",
+         {} watches, revision {}, {} terms, {counts:?}, {} hashes compared, {unsearched} keys given up, log {}\n",
         trace.hash,
         state.options.nodes,
         report.simulated_us as f64 / 1e6,
@@ -69,6 +69,7 @@ fn ran(report: &Report) -> Ran {
         raft.model.revision,
         raft.leader_count(),
         state.hashes.borrow().compared,
+        if unfollowed { "lost" } else { "followed" },
     );
     let failure = state.failure.borrow();
     let exit = failed(seed, failure.as_ref(), &mut text);
@@ -77,7 +78,8 @@ fn ran(report: &Report) -> Ran {
         simulated_us: report.simulated_us,
         ops: ops.len() as u64,
         events: counts.turns,
-        gaps: given_up as u64,
+        unsearched: unsearched as u64,
+        unfollowed: unfollowed.into(),
         faults: counts.faults as u64,
         drawn: counts.drawn as u64,
         cpu_us,

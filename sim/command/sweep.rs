@@ -142,12 +142,13 @@ impl Sum {
         let stats = &self.stats;
         let cpu = (stats.cpu_us as f64 / 1e6).max(1e-6);
         println!(
-            "{:.0} s simulated, {} events, {} operations in {seconds:.1} s ({:.1} seeds/s); checks given up: {}",
+            "{:.0} s simulated, {} events, {} operations in {seconds:.1} s ({:.1} seeds/s); given up: {} keys, {} logs",
             stats.simulated_us as f64 / 1e6,
             stats.events,
             stats.ops,
             self.ran as f64 / seconds,
-            stats.gaps,
+            stats.unsearched,
+            stats.unfollowed,
         );
         println!(
             "per second of CPU: {:.0} s simulated, {:.0} operations",

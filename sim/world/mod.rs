@@ -2,6 +2,7 @@
 
 mod clients;
 mod comparison;
+mod garble;
 mod members;
 mod misfortune;
 mod operator;
@@ -137,6 +138,7 @@ pub struct World {
     pub spans: Vec<Span>,
     by_stream: BTreeMap<StreamId, usize>,
     transfers: BTreeMap<u64, Transfer>,
+    garbling: Rng,
     pub raft: RaftCheck,
     pub times: Times,
     pub hashes: HashCheck,
@@ -181,6 +183,7 @@ impl World {
             spans: Vec::new(),
             by_stream: BTreeMap::new(),
             transfers: BTreeMap::new(),
+            garbling: Rng::new(options.seed ^ 0x6761_7262_6c65),
             raft: RaftCheck::new(),
             times: Times::default(),
             hashes: HashCheck::default(),

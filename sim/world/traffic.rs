@@ -18,7 +18,10 @@ impl World {
         let is_cut = self.network.is_cut(from, to);
         let is_there = self.members[to].host.is_some();
         let is_blocked = is_cut || !is_there || self.refuses(from, to);
-        let delays = if is_blocked { Vec::new() } else { self.network.delays(&message) };
+        let mut delays = if is_blocked { Vec::new() } else { self.network.delays(&message) };
+        if !delays.is_empty() && self.garbles(from, &message) {
+            delays.clear();
+        }
         let what = What::Send {
             id,
             from,

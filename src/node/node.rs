@@ -251,11 +251,13 @@ impl<R: Reader> Node<R> {
                 break;
             }
         }
-        // (What failed was perhaps half applied: nobody may be shown that.)
+        // (What failed was perhaps half applied, and nobody may be shown that; nor does anything go on once a read has failed.)
+        if !self.is_failed {
+            self.release_reads();
+        }
         if self.is_failed {
             return;
         }
-        self.release_reads();
         self.background();
         self.commit_applied();
         self.flush_bulk();
