@@ -527,7 +527,11 @@ fn restart<D: Disk, R: Reader>(
     }
     let storage = MemStorage::recovered(snapshot, hard_state, entries);
     let mut raft = new_raft(config, id, applied, storage)?;
-    if is_unused && let Start::New { members, .. } = &config.start {
+    // (Whoever joined is none of the founders, whatever it is told at its next start: it waits for the leader.)
+    if is_unused
+        && let Start::New { members, .. } = &config.start
+        && members.iter().any(|member| member.id == id)
+    {
         // (With a part of the founding members it would know too few of them to ever be told the others.)
         let mut members = members.clone();
         members.sort_by_key(|m| m.id);

@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::ops::{Add, Sub};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use madsim::time::TimeHandle;
@@ -50,26 +51,57 @@ impl Sub for Instant {
 }
 
 /// A timer on true time that is not set anew while it is set. (madsim's own leaves one more entry behind with every
-/// poll.)
+/// poll, and every entry keeps its task's memory until its time has come: a call's deadline kept 30 kB for seconds.)
 #[derive(Debug, Default)]
-pub(super) struct Alarm(Option<(Duration, Waker)>);
+pub(super) struct Alarm(Option<(Duration, Arc<Slot>)>);
+
+/// Who is woken; nobody any more when the alarm is gone.
+#[derive(Debug)]
+struct Slot(Mutex<Option<Waker>>);
+
+impl Slot {
+    fn put(&self, waker: Option<Waker>) -> Option<Waker> {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), waker)
+    }
+}
+
+impl Wake for Slot {
+    fn wake(self: Arc<Slot>) {
+        if let Some(waker) = self.put(None) {
+            waker.wake();
+        }
+    }
+}
 
 impl Alarm {
     /// Wakes the task at `when`, or before.
-    pub(super) fn set(&mut self, cx: &mut Context<'_>, when: Duration) {
-        let is_set = |(at, waker): &(Duration, Waker)| {
-            *at <= when && *at > now() && waker.will_wake(cx.waker())
-        };
-        if self.0.as_ref().is_some_and(is_set) {
+    pub(super) fn set(&mut self, cx: &Context<'_>, when: Duration) {
+        if let Some((_, slot)) = self.0.as_ref().filter(|(at, _)| *at <= when && *at > now()) {
+            slot.put(Some(cx.waker().clone()));
             return;
         }
+        self.end();
+        let slot = Arc::new(Slot(Mutex::new(Some(cx.waker().clone()))));
         let time = TimeHandle::current();
         let left = when.saturating_sub(now());
         let mut sleep = time.sleep(left);
         // (It is the entry in the queue of timers that counts.)
-        let _ = Pin::new(&mut sleep).poll(cx);
+        let _ =
+            Pin::new(&mut sleep).poll(&mut Context::from_waker(&Waker::from(Arc::clone(&slot))));
         let at = now() + left.max(Duration::from_millis(1));
-        self.0 = Some((at, cx.waker().clone()));
+        self.0 = Some((at, slot));
+    }
+
+    fn end(&mut self) {
+        if let Some((_, slot)) = self.0.take() {
+            slot.put(None);
+        }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
