@@ -13,6 +13,7 @@ use norn_server::runtime::simulated::{Fate, Host};
 use super::operator;
 use super::state::{Event, State};
 use crate::history::Failure;
+use crate::member::CrashPoint;
 use crate::record::{Place, What};
 use crate::rng::Rng;
 
@@ -44,6 +45,9 @@ impl Mark {
 fn index(message: &Message) -> u64 {
     message.snapshot.as_ref().map_or(message.index.0, |snapshot| snapshot.index.0)
 }
+
+/// Until somebody has seen that a disk has stopped.
+const STOPPED_DOWN_US: u64 = 100_000;
 
 impl Norns {
     pub fn new(state: Rc<State>, rng: &mut Rng) -> Norns {
@@ -95,6 +99,12 @@ impl Fate for Norns {
             }
         }
         Duration::from_micros(delay)
+    }
+
+    fn disk_stopped(&mut self, host: Host) {
+        // (With the power gone, it comes back with what is on the disk, and not in the page cache.)
+        let point = CrashPoint { batches: 0, power: true, sends: false, down_us: STOPPED_DOWN_US };
+        self.state.happened(Event::CrashPoint { host, point });
     }
 
     fn seed(&mut self, _: Host) -> u64 {

@@ -50,6 +50,8 @@ pub trait Fate {
     fn resend_delay(&mut self) -> Duration;
     /// How long a batch takes on the disk.
     fn disk_delay(&mut self, host: Host) -> Duration;
+    /// The disk has stopped under a write that is not the node's: a node that writes nothing itself would never know.
+    fn disk_stopped(&mut self, host: Host);
     /// Of a process that starts.
     fn seed(&mut self, host: Host) -> u64;
     /// Sizes for a node.

@@ -96,9 +96,8 @@ impl Disk {
     }
 
     fn take_foreign(&self, done: Completion) {
-        // The disk is stopped for everybody then. The node writes nothing while it waits for a database, and would never know.
         if !matches!(done.result, Ok(()) | Err(DiskError::NoSpace { .. })) {
-            super::terminate(self.host);
+            with(|world| world.fate.disk_stopped(self.host));
         }
         if let Some(waiting) = self.foreign.borrow_mut().remove(&done.id.0) {
             // (Whoever sent the file may be gone.)
