@@ -24,6 +24,8 @@ struct Disk {
     last: (u64, u64),
     /// Terms of entries, by index.
     terms: BTreeMap<u64, u64>,
+    /// Terms of entries that are on their way to the disk in place of others.
+    coming: BTreeMap<u64, u64>,
     configurations: VecDeque<Voters>,
     /// It was started and not seen since.
     is_fresh: bool,
@@ -166,7 +168,9 @@ impl Disk {
         let (term, vote, last) = (hard.term.0, hard.vote.0, storage.last_index().0);
         let last_term = storage.term(Index(last)).map_or(0, |term| term.0);
         let now = (term, vote, (last_term, last));
-        let is_back = term < self.term || (self.is_fresh && now.2 < self.last);
+        // (A crash may leave the first of the entries that were to replace others.)
+        let is_replaced = self.coming.get(&last) == Some(&last_term);
+        let is_back = term < self.term || (self.is_fresh && now.2 < self.last && !is_replaced);
         if is_back || (term == self.term && vote != self.vote && self.vote != 0) {
             let before = (self.term, self.vote, self.last);
             let promise = match self.is_fresh {
@@ -200,6 +204,17 @@ impl Disk {
                     format!("{id:x} had entry {index} of term {term}, and now ends at {last}");
                 return Err(Failure::new("A member keeps what is committed.", detail));
             }
+        }
+        self.coming.clear();
+        for index in (self.base + 1..=raft.last_index().0).rev() {
+            let coming = raft.term_at(Index(index)).map_or(0, |term| term.0);
+            if index <= last && self.terms.get(&index) == Some(&coming) {
+                break;
+            }
+            self.coming.insert(index, coming);
+        }
+        if self.coming.first_key_value().is_none_or(|(first, _)| *first > last) {
+            self.coming.clear();
         }
         let voters = &raft.membership().voters;
         if self.configurations.back() != Some(voters) {
