@@ -173,9 +173,11 @@ impl World {
     /// Alarms are called off, and history is given up, so that there is room again.
     pub(super) fn tidy_up(&mut self) {
         self.after(TIDY_EVERY_US, Event::Tidy);
+        // (A learner would refuse.)
         let full = |node: &usize| {
             let host = self.members[*node].host.as_ref();
             host.is_some_and(|host| host.node().alarms().next().is_some())
+                && !self.membership.is_learner(self.members[*node].id)
         };
         let Some(node) = (0..self.members.len()).find(full) else { return };
         let Some(host) = &self.members[node].host else { return };
