@@ -83,6 +83,9 @@ pub(super) fn scan(
                 Step::Torn(what) => break Some(what),
             }
         };
+        if !saw_metadata && at + 1 < segments.len() {
+            return Err(reader.corrupt("no metadata record before the end of the file"));
+        }
         let (crc_at_start, offset) = (crc, reader.offset);
         crc = reader.crc;
         let (file, file_bytes) = (reader.file, reader.file_bytes);
@@ -123,10 +126,7 @@ impl Collector {
                 }
                 _ => self.metadata = Some(record.data),
             },
-            RecordKind::State => {
-                let state = frame::parse_state(record.data.clone());
-                self.state = Some(state.ok_or_else(|| record.corrupt("unreadable state"))?);
-            }
+            RecordKind::State => return self.take_state(&record),
             RecordKind::Snapshot => {
                 let snapshot = frame::parse_snapshot(record.data.clone());
                 let snapshot =
@@ -153,9 +153,28 @@ impl Collector {
         Ok(())
     }
 
+    /// Neither term nor commit index ever falls, and no entry is of a later term. A checksum does not cover the type of its record: an
+    /// entry without data whose type has a flipped bit looks like a state, and a state like an entry.
+    fn take_state(&mut self, record: &Record) -> Result<(), WalError> {
+        let state = frame::parse_state(record.data.clone());
+        let state = state.ok_or_else(|| record.corrupt("unreadable state"))?;
+        let before = self.state.unwrap_or_default();
+        if state.term < before.term || state.commit < before.commit {
+            return Err(record.corrupt("a state whose term or commit index falls"));
+        }
+        if self.entries.last().is_some_and(|entry| entry.term > state.term) {
+            return Err(record.corrupt("the entry before is of a later term"));
+        }
+        self.state = Some(state);
+        Ok(())
+    }
+
     fn take_entry(&mut self, record: Record) -> Result<(), WalError> {
         let parsed = frame::parse_entry(record.data.clone());
         let (term, index) = parsed.ok_or_else(|| record.corrupt("unreadable entry"))?;
+        if term == 0 || index == 0 {
+            return Err(record.corrupt("an entry without a term or an index"));
+        }
         self.last_index = index;
         if index > self.start.index {
             let keep = index - self.start.index - 1;
@@ -169,6 +188,9 @@ impl Collector {
             }
             // A new leader's entries replace what an old one had left uncommitted.
             self.entries.truncate(keep as usize);
+            if self.entries.last().is_some_and(|before| before.term > term) {
+                return Err(record.corrupt("the entry before is of a later term"));
+            }
             self.entries.push(WalEntry { term, index, data: record.data });
         } else {
             // Replaced from before the start on: what was behind is gone. (etcd keeps it, with terms that fall.)

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use norn_storage::wal::{
-    Replay, Save, Wal, WalEntry, WalError, WalOptions, WalPosition, WalSnapshot, WalState,
+    RecordKind, Replay, Save, Wal, WalEntry, WalError, WalOptions, WalPosition, WalSnapshot,
+    WalState,
 };
 use norn_storage::{BatchId, Disk, DiskBatch, DiskOp, DiskQueue, DiskRead, FileName, MemDisk};
 use proptest::prelude::*;
@@ -33,6 +34,13 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+/// As raft writes that of a new leader.
+fn empty_entry(term: u64, index: u64) -> WalEntry {
+    let with_data = entry(term, index, b"");
+    let data = with_data.data.slice(..with_data.data.len() - 2);
+    WalEntry { data, ..with_data }
 }
 
 pub(crate) fn entry(term: u64, index: u64, payload: &[u8]) -> WalEntry {
@@ -91,6 +99,7 @@ struct Workload {
     /// Files that a completed purge may have removed do not hold records before this index.
     term: u64,
     last: u64,
+    commit: u64,
     /// Segments that a purge has kept to become spares, and spares made from them.
     recycled: usize,
     reused: usize,
@@ -110,6 +119,7 @@ impl Workload {
             start: START,
             term: 1,
             last: 0,
+            commit: 0,
             recycled: 0,
             reused: 0,
         })
@@ -130,8 +140,8 @@ impl Workload {
             }
             1 => return self.snapshot(),
             2 => {
-                let commit = self.last;
-                let state = WalState { term: self.term, vote: 1, commit };
+                self.commit += self.dice.below(self.last - self.commit + 1);
+                let state = WalState { term: self.term, vote: 1, commit: self.commit };
                 self.unsynced.push(Change::State(state));
                 let save = Save { state: Some(state), ..Save::default() };
                 self.wal.append(&save, &mut ops);
@@ -144,18 +154,19 @@ impl Workload {
             }
             _ => {}
         }
-        // A new leader may replace the end of the log, but nothing that a snapshot covers.
-        if self.dice.one_in(6) {
+        // A new leader may replace the end of the log, but nothing that is committed.
+        let is_new = self.dice.one_in(6);
+        if is_new {
             self.term += 1;
-            self.last -= self.dice.below(3).min(self.last - self.start.index);
+            self.last -= self.dice.below(3).min(self.last - self.commit);
         }
         let mut entries = Vec::new();
         for _ in 0..=self.dice.below(4) {
             self.last += 1;
             entries.push(entry(self.term, self.last, &self.dice.bytes(300)));
         }
-        let state = WalState { term: self.term, vote: 2, commit: 0 };
-        let state = self.dice.one_in(2).then_some(state);
+        let state = WalState { term: self.term, vote: 2, commit: self.commit };
+        let state = (self.dice.one_in(2) || is_new).then_some(state);
         self.unsynced.extend(entries.iter().cloned().map(Change::Entry));
         self.unsynced.extend(state.map(Change::State));
         self.wal.append(&Save { entries: &entries, state, snapshot: None, sync: true }, &mut ops);
@@ -171,7 +182,8 @@ impl Workload {
         let mut ops = Vec::new();
         let conf_state = Bytes::from_static(&[8, 1, 8, 2]);
         let snapshot = WalSnapshot { index: self.last, term: self.term, conf_state };
-        let state = WalState { term: self.term, vote: 1, commit: self.last };
+        self.commit = self.last;
+        let state = WalState { term: self.term, vote: 1, commit: self.commit };
         self.unsynced.push(Change::Snapshot(snapshot.clone()));
         self.unsynced.push(Change::State(state));
         let start = WalPosition { index: snapshot.index, term: snapshot.term };
@@ -279,7 +291,10 @@ fn every_sync_point_and_every_torn_last_write() {
             // What opening found stays found, and the log goes on.
             let next = twin.entries.len() as u64 + 1;
             let more = entry(99, next.max(load.start.index + 1), b"more");
-            let save = Save { entries: std::slice::from_ref(&more), sync: true, ..Save::default() };
+            let commit = twin.state.map_or(0, |state| state.commit);
+            let state = Some(WalState { term: 99, vote: 1, commit });
+            let save =
+                Save { entries: std::slice::from_ref(&more), state, sync: true, ..Save::default() };
             let mut ops = Vec::new();
             wal.append(&save, &mut ops);
             run(&mut image, &ops).unwrap();
@@ -311,6 +326,7 @@ fn random_crashes_keep_what_was_promised() {
             }
             let (wal, twin) = load.check(&mut disk, &format!("seed {seed} round {round}"));
             load.last = twin.entries.len() as u64;
+            load.commit = twin.state.map_or(0, |state| state.commit);
             load.wal = wal;
             load.promised = twin;
             load.unsynced.clear();
@@ -364,6 +380,39 @@ fn a_flipped_bit_is_reported_with_file_and_offset() {
     }
     assert!(reported > 2000, "{reported}");
     assert!(silent.is_empty(), "flips that lost records without a word: {silent:?}");
+}
+
+/// An entry without data has the fields of a state. What follows tells them apart.
+#[test]
+fn an_entry_read_as_a_state_and_a_state_read_as_an_entry_are_reported() {
+    let mut disk = fresh();
+    let mut wal = Wal::create(&mut disk, dir(), Bytes::from_static(b"meta"), OPTS).unwrap();
+    let mut ops = Vec::new();
+    for term in 1..=5u64 {
+        // (Votes are ids, zero where there was none.)
+        let vote = if term.is_multiple_of(2) { 0 } else { 0x8a39_58d1_7982_0ab0 };
+        let state = Some(WalState { term, vote, commit: term - 1 });
+        let entries = [empty_entry(term, term)];
+        wal.append(&Save { entries: &entries, state, snapshot: None, sync: true }, &mut ops);
+    }
+    run(&mut disk, &ops).unwrap();
+    let mut records = Vec::new();
+    Wal::records(&disk, &dir(), &mut |record| {
+        records.push((record.offset, record.kind));
+        Ok(())
+    })
+    .unwrap();
+    let is_one = |kind| matches!(kind, RecordKind::Entry | RecordKind::State);
+    records.retain(|(_, kind)| is_one(*kind));
+    assert_eq!(records.len(), 10);
+    // (The last entry and the last state have nothing behind them.)
+    for (offset, kind) in &records[..8] {
+        let mut image = disk.snapshot_image();
+        // Behind the frame's length and the field's tag.
+        assert!(image.flip_bit(&first_file(), offset + 9, 0));
+        let opened = Wal::open(&mut image, dir(), START, OPTS);
+        assert!(opened.is_err(), "{kind:?} at {offset}: {:?}", opened.map(|(_, replay)| replay));
+    }
 }
 
 #[test]
