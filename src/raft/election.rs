@@ -121,7 +121,7 @@ impl Raft {
             || (is_pre_vote && message.term > self.term)
             || planted!(VoteTwice);
         // Learners vote too: a candidate that knows of their promotion may need them before they do.
-        if can_vote && self.may_follow(message) {
+        if can_vote && self.log.is_up_to_date(message.index, message.log_term) {
             self.note_vote(message, format_args!("cast {} for", message.kind.name()), None);
             // The request's term: that of a pre-vote is ahead of ours, and the candidate compares.
             self.send(Message { term: message.term, ..Message::new(response, message.from) });
@@ -132,24 +132,23 @@ impl Raft {
         } else {
             self.note_vote(message, format_args!("rejected {} from", message.kind.name()), None);
             let term = self.term;
-            self.send(Message { term, reject: true, ..Message::new(response, message.from) });
+            let (commit, log_term) = self.last_word();
+            let refusal = Message::new(response, message.from);
+            self.send(Message { term, commit, log_term, reject: true, ..refusal });
         }
     }
 
-    /// Whether a candidate's log has all that could be committed, as far as we know: ours, by the rule of thesis section 3.6.1.
+    /// What a retired member adds to a refusal: up to where the log is committed, as far as it knows, and the term there.
     ///
-    /// Of a retired member only what is committed counts. The vote of one whose removal is committed matters to candidates alone that do
-    /// not know of that yet; of two voters the one that stays may lack what the other appended last, and would wait for this vote
-    /// for ever. It is safe: what N voters that stay have committed is on more than half of them, and a candidate needs half of them
-    /// beside us, so that one of these has it, and compares with all of its log. (A later change of the membership makes no difference:
-    /// who has that in its log was told with it that ours is committed, and applies ours before it asks anybody.)
-    fn may_follow(&self, candidate: &Message) -> bool {
-        let (index, term) = (candidate.index, candidate.log_term);
+    /// Its log may be longer than that of whoever stays, who may not know that the removal is committed and wait for this vote for ever:
+    /// the removed leader of two voters. It must refuse, because what it has may have been committed in the old configuration; but what
+    /// it knows to be committed, the other may know, too. (etcd sends nothing here, and reads nothing.)
+    fn last_word(&self) -> (Index, Term) {
         if !self.is_retired {
-            return self.log.is_up_to_date(index, term);
+            return (Index::ZERO, Term(0));
         }
         let committed = self.log.committed();
-        (term, index) >= (self.log.term_or_zero(committed), committed)
+        (committed, self.log.term_or_zero(committed))
     }
 
     /// One line of the same shape for every decision about a vote.
@@ -191,6 +190,10 @@ impl Raft {
             message.from,
             self.term
         );
+        // The last word of a retired member. What is committed anywhere is committed here, too, if it is the same.
+        if message.log_term != Term(0) && self.log.matches(message.commit, message.log_term) {
+            self.log.commit_to(message.commit);
+        }
         self.tracker.record_vote(message.from, !message.reject);
         let (granted, rejected, result) = self.tracker.tally();
         note!(

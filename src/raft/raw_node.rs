@@ -106,8 +106,8 @@ impl RawNode {
         self.raft.tick();
     }
 
-    /// To be told once the removal of this node is applied, and again after a restart: its vote then helps whoever has all that is
-    /// committed, though its own log be longer.
+    /// To be told once the removal of this node is applied, and again after a restart: whoever asks for its vote then learns what is
+    /// committed.
     pub fn retire(&mut self) {
         self.raft.is_retired = true;
     }
