@@ -190,7 +190,7 @@ fn opened(
     // What is appended now follows it.
     let mut wal = wal;
     let index = replay.entries.last().map_or(start.index, |entry| entry.index).saturating_add(1);
-    let term = replay.entries.last().map_or(start.term, |entry| entry.term);
+    let term = replay.entries.last().map_or(start.term, |entry| entry.term).max(1);
     let entry = wal_twin::entry(term, index, b"after");
     let mut ops = Vec::new();
     wal.append(
@@ -232,6 +232,8 @@ struct Life {
     start: WalPosition,
     term: u64,
     last: u64,
+    /// Neither falls nor is replaced.
+    commit: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -277,6 +279,7 @@ impl Life {
             start: WalPosition::default(),
             term: 1,
             last: 0,
+            commit: 0,
         }
     }
 
@@ -294,9 +297,9 @@ impl Life {
                 }
             }
             _ => {
-                // A new leader replaces the end of the log, but nothing that a snapshot covers.
+                // A new leader replaces the end of the log, but nothing that is committed.
                 self.term += 1;
-                self.last -= (choices.below(4) as u64).min(self.last - self.start.index);
+                self.last -= (choices.below(4) as u64).min(self.last - self.commit);
                 self.append(choices);
             }
         }
@@ -311,7 +314,7 @@ impl Life {
             payload.resize(payload.len() + choices.below(200), 0);
             entries.push(wal_twin::entry(self.term, self.last, &payload));
         }
-        let state = WalState { term: self.term, vote: 2, commit: self.start.index };
+        let state = WalState { term: self.term, vote: 2, commit: self.commit };
         let state = choices.bool().then_some(state);
         self.unsynced.extend(entries.iter().cloned().map(Change::Entry));
         self.unsynced.extend(state.map(Change::State));
@@ -320,7 +323,8 @@ impl Life {
 
     /// Without a sync, which a commit index does not need.
     fn commit(&mut self) {
-        let state = WalState { term: self.term, vote: 1, commit: self.last };
+        self.commit = self.last;
+        let state = WalState { term: self.term, vote: 1, commit: self.commit };
         self.unsynced.push(Change::State(state));
         self.save(&Save { state: Some(state), ..Save::default() });
     }
@@ -329,7 +333,8 @@ impl Life {
         if self.last == self.start.index {
             return;
         }
-        let state = WalState { term: self.term, vote: 1, commit: self.last };
+        self.commit = self.last;
+        let state = WalState { term: self.term, vote: 1, commit: self.commit };
         let conf_state = Bytes::from_static(&[8, 1]);
         let snapshot = WalSnapshot { index: self.last, term: self.term, conf_state };
         self.unsynced.push(Change::State(state));
@@ -369,6 +374,7 @@ impl Life {
         drop(rest);
         self.last = (found.entries.len() as u64).max(self.start.index);
         self.term = self.term.max(found.state.map_or(0, |state| state.term)) + 1;
+        self.commit = found.state.map_or(0, |state| state.commit).max(self.start.index);
         self.promised = found;
         self.wal = wal;
     }

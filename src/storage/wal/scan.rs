@@ -153,17 +153,15 @@ impl Collector {
         Ok(())
     }
 
-    /// Neither term nor commit index ever falls, and no entry is of a later term. A checksum does not cover the type of its record: an
-    /// entry without data whose type has a flipped bit looks like a state, and a state like an entry.
+    /// Neither term nor commit index ever falls. A checksum does not cover the type of its record: an entry without data whose type has
+    /// a flipped bit looks like a state, and a state like an entry. (An entry may be of a later term than the state behind it: they
+    /// are written in this order, and a crash may come between them.)
     fn take_state(&mut self, record: &Record) -> Result<(), WalError> {
         let state = frame::parse_state(record.data.clone());
         let state = state.ok_or_else(|| record.corrupt("unreadable state"))?;
         let before = self.state.unwrap_or_default();
         if state.term < before.term || state.commit < before.commit {
             return Err(record.corrupt("a state whose term or commit index falls"));
-        }
-        if self.entries.last().is_some_and(|entry| entry.term > state.term) {
-            return Err(record.corrupt("the entry before is of a later term"));
         }
         self.state = Some(state);
         Ok(())
