@@ -16,7 +16,7 @@ pub mod check;
 pub mod cluster;
 pub mod command;
 mod disk;
-mod fault;
+pub mod fault;
 mod hardships;
 pub mod history;
 pub mod kept;

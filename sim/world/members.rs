@@ -57,7 +57,7 @@ impl World {
             Ok(Err(error)) if member.is_rotten => {
                 self.counts.refused += 1;
                 self.trace.tell(self.now, What::StartCut { node }, || error.to_string());
-                self.replace(node);
+                return self.replace(node);
             }
             Ok(Err(error)) if member.disk.inner.unreadable().is_some() => {
                 self.trace.tell(self.now, What::StartCut { node }, || error.to_string());
@@ -67,7 +67,7 @@ impl World {
             Ok(Err(error)) if member.disk.inner.is_limited() => {
                 self.counts.boot_crashes += 1;
                 self.trace.tell(self.now, What::StartCut { node }, || error.to_string());
-                self.after(500_000, Event::Start { node });
+                return self.after(500_000, Event::Start { node });
             }
             Ok(Err(error)) => {
                 let disk = &member.disk;
