@@ -97,7 +97,9 @@ pub fn draw(options: &Options, shared: &mut Rng, own: &mut Rng) -> (Vec<(u64, St
 }
 
 fn all(options: &Options, shared: &mut Rng, own: &mut Rng) -> Vec<(u64, Strike)> {
+    // (Of bad disks there is one kind here, and one program to run.)
     let drawn = fault::draw(options, shared).into_iter();
+    let drawn = drawn.filter(|(_, fault)| fault.kind().is_of(true));
     let mut list: Vec<_> = drawn.map(|(at, fault)| (at, Strike::Shared(fault))).collect();
     let (nodes, clients) = (options.nodes as u64, options.clients as u64);
     let is_calm = options.partition_every_us == 0 && options.loss_permille == 0;

@@ -250,10 +250,8 @@ fn shared(state: &Rc<State>, rng: &mut Rng, fault: Fault) {
             });
         }
         Fault::Rot { node, draw, down_us } => rot::strike(state, rng, node, draw, down_us),
-        // (Of bad disks there is one kind here.)
-        Fault::Unreadable { .. } | Fault::Stray { .. } => {}
-        // (There is one program to run.)
-        Fault::Upgrade { .. } => {}
+        // (Not of this tier.)
+        Fault::Unreadable { .. } | Fault::Stray { .. } | Fault::Upgrade { .. } => {}
         // Asked to end, a leader hands over.
         Fault::Transfer { node } => {
             let node = state.member(node);
