@@ -8,8 +8,8 @@ use norn_mvcc::{KeyIndex, KeyValue, Revision, Store};
 use norn_planted::planted;
 use norn_proto::{etcdserverpb as pb, leasepb};
 use norn_raft::{
-    Config as RaftConfig, HardState, Index, LogLevel, MemStorage, NodeId, Peer, RawNode, Snapshot,
-    Term, codec,
+    Config as RaftConfig, Entry, EntryKind, HardState, Index, LogLevel, MemStorage, NodeId, Peer,
+    RawNode, Snapshot, Term, codec,
 };
 use norn_storage::revlog::{Recovered, RevLogError, RevLogOptions, RevisionLog, Table};
 use norn_storage::wal::{Wal, WalError, WalOptions, WalPosition, WalState};
@@ -510,7 +510,12 @@ fn restart<D: Disk, R: Reader>(
     }
     // (A commit index alone is not synced: the log may know better.)
     let saved_commit = if planted!(CommitForgotten) { 0 } else { saved.commit };
-    let commit = saved_commit.max(applied).max(start.index);
+    // The first write has a term in it, behind its entries: without one it was cut short, and nobody heard of it.
+    let is_unused = start.index == 0 && saved.term == 0 && applied == 0;
+    if is_unused {
+        entries.clear();
+    }
+    let commit = saved_commit.max(applied).max(start.index).max(proven_commit(&entries));
     let vote = NodeId(if planted!(VoteForgotten) { 0 } else { saved.vote });
     let hard_state = HardState { term: Term(saved.term), vote, commit: Index(commit) };
     let conf_state = stored_members(&log)?.conf_state();
@@ -520,11 +525,6 @@ fn restart<D: Disk, R: Reader>(
         term: Term(start.term),
         conf_state,
     };
-    // The first write has a term in it, behind its entries: without one it was cut short, and nobody heard of it.
-    let is_unused = start.index == 0 && saved.term == 0 && applied == 0;
-    if is_unused {
-        entries.clear();
-    }
     let storage = MemStorage::recovered(snapshot, hard_state, entries);
     let mut raft = new_raft(config, id, applied, storage)?;
     // (Whoever joined is none of the founders, whatever it is told at its next start: it waits for the leader.)
@@ -542,6 +542,16 @@ fn restart<D: Disk, R: Reader>(
         raft.bootstrap(peers).map_err(|error| BootError(error.to_string()))?;
     }
     Ok((log, recovered, Identity { id, cluster_id, raft, wal, saved }))
+}
+
+/// Up to where a log must be committed, by what it holds: up to the last change of the membership but one, since no leader proposes a
+/// change before it has applied the one before.
+///
+/// The commit index says so, too, but stands behind the entries that came with it, and a crash can come between them. Without it
+/// this member could be elected by a majority of the configuration before both changes, which need not meet one of that after them.
+fn proven_commit(entries: &[Entry]) -> u64 {
+    let mut changes = entries.iter().rev().filter(|entry| entry.kind != EntryKind::Normal);
+    changes.nth(1).map_or(0, |entry| entry.index.0)
 }
 
 /// The revision log, from whatever holds the newest state: itself, a received snapshot, or an etcd's database.
@@ -609,4 +619,28 @@ fn parse_metadata(bytes: &Bytes) -> Result<(u64, u64), BootError> {
     let metadata = pb::Metadata::decode(bytes.clone())
         .map_err(|error| BootError(format!("write-ahead log metadata: {error}")))?;
     Ok((metadata.node_id(), metadata.cluster_id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_with_two_changes_of_the_membership_is_committed_up_to_the_first() {
+        let log = |kinds: &[EntryKind]| -> Vec<Entry> {
+            let entries = kinds.iter().zip(5..);
+            let entry = |(kind, index): (&EntryKind, u64)| Entry {
+                kind: *kind,
+                term: Term(2),
+                index: Index(index),
+                data: Bytes::new(),
+            };
+            entries.map(entry).collect()
+        };
+        let (normal, change) = (EntryKind::Normal, EntryKind::ConfChange);
+        assert_eq!(proven_commit(&log(&[])), 0);
+        assert_eq!(proven_commit(&log(&[normal, change, normal])), 0);
+        assert_eq!(proven_commit(&log(&[change, normal, change, normal])), 5);
+        assert_eq!(proven_commit(&log(&[change, normal, change, EntryKind::ConfChangeV2])), 7);
+    }
 }
