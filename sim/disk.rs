@@ -96,3 +96,17 @@ impl Disk for SimDisk {
         }
     }
 }
+
+/// Files that are complete: without what is being received, and the end of the WAL.
+pub fn still(disk: &impl DiskRead) -> Vec<FileName> {
+    let mut files = Vec::new();
+    for dir in ["member/wal", "member/snap", "member/rev"] {
+        let mut names = disk.list(&FileName::new(dir)).unwrap_or_default();
+        names.retain(|name| !name.contains("tmp"));
+        if dir == "member/wal" {
+            names.pop();
+        }
+        files.extend(names.iter().map(|name| FileName::new(format!("{dir}/{name}"))));
+    }
+    files
+}

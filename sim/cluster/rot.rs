@@ -8,13 +8,14 @@ use std::time::Duration;
 use norn_node::Method;
 use norn_proto::etcdserverpb as pb;
 use norn_server::runtime::simulated::{self as world, Death};
-use norn_storage::{DiskRead, FileName};
+use norn_storage::DiskRead;
 use prost::Message;
 
 use super::grpc::Channel;
 use super::members::crash;
 use super::operator::peer_url;
 use super::state::{State, state};
+use crate::disk::still;
 use crate::record::What;
 use crate::rng::Rng;
 
@@ -35,15 +36,7 @@ pub fn strike(state: &Rc<State>, rng: &mut Rng, node: usize, draw: u64, down_us:
     }
     crash(state, rng, node, Death::Power, down_us);
     let (mut rng, disk) = (Rng::new(draw), world::disk_of(node));
-    let mut files: Vec<FileName> = Vec::new();
-    for dir in ["member/wal", "member/snap", "member/rev"] {
-        let mut names = disk.list(&FileName::new(dir)).unwrap_or_default();
-        names.retain(|name| !name.contains("tmp"));
-        if dir == "member/wal" {
-            names.pop();
-        }
-        files.extend(names.iter().map(|name| FileName::new(format!("{dir}/{name}"))));
-    }
+    let files = still(&disk);
     if files.is_empty() {
         return;
     }

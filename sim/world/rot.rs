@@ -11,7 +11,7 @@ use norn_storage::{DiskRead, FileName, Stray};
 use prost::Message as _;
 
 use super::{CallFor, Event, World};
-use crate::disk::SimDisk;
+use crate::disk::still;
 use crate::record::What;
 use crate::rng::Rng;
 
@@ -95,18 +95,4 @@ impl World {
         }
         self.after(REPLACE_AGAIN_US, Event::Replace { node });
     }
-}
-
-/// Files that are complete: without what is being received, and the end of the WAL.
-fn still(disk: &SimDisk) -> Vec<FileName> {
-    let mut files = Vec::new();
-    for dir in ["member/wal", "member/snap", "member/rev"] {
-        let mut names = disk.list(&FileName::new(dir)).unwrap_or_default();
-        names.retain(|name| !name.contains("tmp"));
-        if dir == "member/wal" {
-            names.pop();
-        }
-        files.extend(names.iter().map(|name| FileName::new(format!("{dir}/{name}"))));
-    }
-    files
 }
