@@ -212,9 +212,6 @@ impl<R: Reader> Node<R> {
             config,
         };
         node.out.events.push(NodeEvent::MembersChanged);
-        if node.members.is_removed(id) {
-            node.raft.retire();
-        }
         if let Some(reason) = state.image_refused {
             node.warn(
                 "index image not used; the index comes from the log",

@@ -174,7 +174,6 @@ impl<R: Reader> Node<R> {
             ],
         );
         if is_self {
-            self.raft.retire();
             self.out.events.push(NodeEvent::Removed);
         }
     }

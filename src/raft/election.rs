@@ -33,8 +33,12 @@ impl Raft {
 
     /// Whether this node may lead. With a pending snapshot it does not know what it would be leading.
     fn is_promotable(&self) -> bool {
+        self.has_vote() && !self.log.has_unstable_snapshot()
+    }
+
+    /// Whether this node is a voter of the membership that it has applied.
+    fn has_vote(&self) -> bool {
         self.tracker.progress(self.id).is_some_and(|own| !own.is_learner)
-            && !self.log.has_unstable_snapshot()
     }
 
     pub(crate) fn on_hup(&mut self) {
@@ -138,13 +142,14 @@ impl Raft {
         }
     }
 
-    /// What a retired member adds to a refusal: up to where the log is committed, as far as it knows, and the term there.
+    /// What a member without a vote adds to a refusal: up to where the log is committed, as far as it knows, and the term there.
     ///
-    /// Its log may be longer than that of whoever stays, who may not know that the removal is committed and wait for this vote for ever:
-    /// the removed leader of two voters. It must refuse, because what it has may have been committed in the old configuration; but what
-    /// it knows to be committed, the other may know, too. (etcd sends nothing here, and reads nothing.)
+    /// Its log may be longer than that of whoever stays, who may not know that its removal (or that it is a learner now) is committed, and
+    /// wait for this vote for ever: the leader of two voters, removed by itself. It must refuse, because what it has may have been
+    /// committed in the old configuration, and it may not lead itself; but what it knows to be committed, the other may know, too. (etcd
+    /// sends nothing here, and reads nothing.)
     fn last_word(&self) -> (Index, Term) {
-        if !self.is_retired {
+        if self.has_vote() {
             return (Index::ZERO, Term(0));
         }
         let committed = self.log.committed();
@@ -190,7 +195,7 @@ impl Raft {
             message.from,
             self.term
         );
-        // The last word of a retired member. What is committed anywhere is committed here, too, if it is the same.
+        // The last word of a member without a vote. What is committed anywhere is committed here, too, if it is the same.
         if message.log_term != Term(0) && self.log.matches(message.commit, message.log_term) {
             self.log.commit_to(message.commit);
         }

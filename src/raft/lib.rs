@@ -22,11 +22,15 @@
 //!             StorageApply    apply, then deliver its response
 //!           each thread in order, each response exactly once and not before the work is done
 //!           (a StorageAppend without responses may stay unsynced); no advance()
+//!             Vote            send when the StorageAppend of the same Ready is done, as if it were one of
+//!                             its responses
 //! ```
 //!
 //! In sync mode a node restarted after a crash is as good as one that was slow. In async mode the same holds
 //! because the promises (votes, append acknowledgements, own ones included) are the *responses* of the write
-//! that makes them true.
+//! that makes them true. To ask for votes is a promise, too: never to be a candidate of that term with another log.
+//! (etcd's library does not say so. A candidate that asks, forgets the term in a crash, and is a candidate of it
+//! again with a shorter log is elected by votes that were cast for the longer.)
 //!
 //! # A group of one
 //!

@@ -46,8 +46,6 @@ pub(crate) struct Raft {
 
     /// Ticks since the leader was heard of, or since a leader last checked its quorum.
     pub(crate) election_elapsed: u32,
-    /// Its own removal is committed and applied.
-    pub(crate) is_retired: bool,
     pub(crate) heartbeat_elapsed: u32,
     pub(crate) randomized_election_ticks: u32,
     rng: Rng,
@@ -82,7 +80,6 @@ impl Raft {
             pending_conf_index: Index::ZERO,
             uncommitted_bytes: 0,
             election_elapsed: 0,
-            is_retired: false,
             heartbeat_elapsed: 0,
             randomized_election_ticks: 0,
             // Nodes that share a seed must still differ.

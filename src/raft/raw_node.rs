@@ -106,12 +106,6 @@ impl RawNode {
         self.raft.tick();
     }
 
-    /// To be told once the removal of this node is applied, and again after a restart: whoever asks for its vote then learns what is
-    /// committed.
-    pub fn retire(&mut self) {
-        self.raft.is_retired = true;
-    }
-
     /// Starts an election now, if this node may lead.
     pub fn campaign(&mut self) {
         self.raft.step_local(Message::new(MessageKind::Hup, NodeId::NONE));

@@ -126,42 +126,8 @@ fn run(settings: Config, ops: Vec<Op>) {
         sim.check();
     }
     sim.check_log_matching();
-    make_progress(&mut sim);
+    sim.make_progress();
     sim.check_log_matching();
-}
-
-/// With all hosts up and nothing lost any more, something new gets committed.
-fn make_progress(sim: &mut Sim) {
-    let all = sim.everyone();
-    for round in 0..400 {
-        for &n in &all {
-            // A removed leader that is not stopped leads on for ever (thesis section 4.2.2); servers stop it.
-            let raw = sim.raw(n);
-            if raw.is_leader() && !raw.membership().voters.contains(NodeId(n)) {
-                sim.crash(n);
-            }
-            sim.tick(n, 1);
-        }
-        // Snapshots that were lost are reported, as the transport's contract says.
-        for a in &all {
-            for b in &all {
-                if sim.network.is_empty() {
-                    sim.raw(*a).report_snapshot(NodeId(*b), false);
-                }
-            }
-        }
-        sim.settle(&all);
-        let leader = all.iter().copied().find(|&n| sim.hosts[n as usize - 1].raw.is_leader());
-        let Some(leader) = leader else { continue };
-        let text = format!("progress {round}");
-        if sim.propose(leader, &text) {
-            sim.settle(&all);
-            if sim.payloads(leader).contains(&text) {
-                return;
-            }
-        }
-    }
-    panic!("no progress although nothing fails any more");
 }
 
 /// Failures are kept beside the test, and run first from then on.
