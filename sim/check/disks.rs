@@ -3,7 +3,7 @@
 //!
 //! Seen through raft's stable log, which the node fills when a write is durable, and no earlier.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use norn_node::{Node, Reader};
 use norn_raft::quorum::Voters;
@@ -24,8 +24,10 @@ struct Disk {
     last: (u64, u64),
     /// Terms of entries, by index.
     terms: BTreeMap<u64, u64>,
-    /// Terms of entries that are on their way to the disk in place of others.
-    coming: BTreeMap<u64, u64>,
+    /// Entries (index, term) that are on their way to the disk, with those that they replaced on that way.
+    coming: BTreeSet<(u64, u64)>,
+    /// The first entry of the member's log that the disk has another one in place of.
+    parted: Option<u64>,
     configurations: VecDeque<Voters>,
     /// It was started and not seen since.
     is_fresh: bool,
@@ -168,8 +170,11 @@ impl Disk {
         let (term, vote, last) = (hard.term.0, hard.vote.0, storage.last_index().0);
         let last_term = storage.term(Index(last)).map_or(0, |term| term.0);
         let now = (term, vote, (last_term, last));
+        // The first entry that was on its way to the disk in place of another one.
+        let replaced_from = self.coming.iter().find(|(index, term)| self.is_other(*index, *term));
+        let replaced_from = replaced_from.map_or(u64::MAX, |(index, _)| *index);
         // (A crash may leave the first of the entries that were to replace others.)
-        let is_replaced = self.coming.get(&last) == Some(&last_term);
+        let is_replaced = replaced_from <= last && self.coming.contains(&(last, last_term));
         let is_back = term < self.term || (self.is_fresh && now.2 < self.last && !is_replaced);
         if is_back || (term == self.term && vote != self.vote && self.vote != 0) {
             let before = (self.term, self.vote, self.last);
@@ -196,26 +201,19 @@ impl Disk {
                     None => None,
                 };
             }
-            let is_final = |(index, term): &(&u64, &u64)| committed.get(*index) == Some(*term);
-            if let Some((index, term)) = replaced.iter().find(is_final)
-                && *index > self.base
-            {
+            // (What replaces it may have been taken on before others committed it: then this copy was not counted.)
+            let is_lost = |(index, term): &(&u64, &u64)| {
+                **index > self.base
+                    && **index < replaced_from
+                    && committed.get(*index) == Some(*term)
+            };
+            if let Some((index, term)) = replaced.iter().find(is_lost) {
                 let detail =
                     format!("{id:x} had entry {index} of term {term}, and now ends at {last}");
                 return Err(Failure::new("A member keeps what is committed.", detail));
             }
         }
-        self.coming.clear();
-        for index in (self.base + 1..=raft.last_index().0).rev() {
-            let coming = raft.term_at(Index(index)).map_or(0, |term| term.0);
-            if index <= last && self.terms.get(&index) == Some(&coming) {
-                break;
-            }
-            self.coming.insert(index, coming);
-        }
-        if self.coming.first_key_value().is_none_or(|(first, _)| *first > last) {
-            self.coming.clear();
-        }
+        self.take_on(id, raft, committed)?;
         let voters = &raft.membership().voters;
         if self.configurations.back() != Some(voters) {
             self.configurations.push_back(voters.clone());
@@ -224,6 +222,47 @@ impl Disk {
             }
         }
         Ok(is_changed)
+    }
+
+    fn is_other(&self, index: u64, term: u64) -> bool {
+        self.terms.get(&index).is_some_and(|own| *own != term)
+    }
+
+    /// Takes in what is to be made durable. Nothing of that may replace what is on the disk and committed.
+    fn take_on(&mut self, id: u64, raft: &RawNode, committed: &BTreeMap<u64, u64>) -> Verdict {
+        let (first, end) = (raft.first_unstable().0.max(self.base + 1), raft.last_index().0);
+        if first > end {
+            self.parted = None;
+            // (Where they end otherwise, a snapshot is coming, behind what was queued before it.)
+            if self.last.1 == end {
+                self.coming.clear();
+            }
+            return Ok(());
+        }
+        let log = (first..=end).map(|index| (index, raft.term_at(Index(index)).map_or(0, |t| t.0)));
+        // (What is known of one is known of all before it.)
+        let mut new_from = end + 1;
+        for entry in log.clone().rev() {
+            if !self.coming.insert(entry) {
+                break;
+            }
+            new_from = entry.0;
+        }
+        let parts = log.into_iter().find(|(index, term)| self.is_other(*index, *term));
+        let (parted, before) = (parts.map(|(index, _)| index), self.parted);
+        self.parted = parted;
+        let Some(from) = parted else { return Ok(()) };
+        let is_lost = |(index, term): &(&u64, &u64)| committed.get(*index) == Some(*term);
+        let upto = before.unwrap_or(u64::MAX);
+        // (Or else it is the disk that has got on.)
+        let is_new = new_from <= from && from < upto;
+        if is_new && let Some((index, term)) = self.terms.range(from..upto).find(is_lost) {
+            let detail = format!(
+                "{id:x} has entry {index} of term {term} on its disk, and replaces all from {from} on"
+            );
+            return Err(Failure::new("A member keeps what is committed.", detail));
+        }
+        Ok(())
     }
 }
 

@@ -273,6 +273,10 @@ impl Log {
         self.unstable.next_entries()
     }
 
+    pub(crate) fn first_unstable(&self) -> Index {
+        self.unstable.offset()
+    }
+
     pub(crate) fn has_next_unstable_entries(&self) -> bool {
         self.unstable.has_next_entries()
     }

@@ -389,6 +389,11 @@ impl RawNode {
         self.raft.log.last_index()
     }
 
+    /// The first entry that is not known to be durable: one past the last, if all are.
+    pub fn first_unstable(&self) -> Index {
+        self.raft.log.first_unstable()
+    }
+
     /// Term of the entry at `index`, if it is in the log or just before it.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         self.raft.log.term(index).ok()
