@@ -142,6 +142,23 @@ impl DiskWork {
     }
 }
 
+/// What is left of a batch of the log whose operation at `ran` met a full disk.
+///
+/// A write that did not fit ends somewhere within a sector. Were it continued as it is, a power loss could leave that sector as it was then,
+/// zeros at its end, between others as they are now: a record that does not look torn. So the file is cut back first, durably, to
+/// where this batch began to write it.
+fn rewind(ops: &mut Vec<DiskOp>, ran: usize) {
+    let Some(DiskOp::Write { file, .. }) = ops.get(ran) else {
+        ops.drain(..ran);
+        return;
+    };
+    let file = file.clone();
+    let of_file = |op: &DiskOp| matches!(op, DiskOp::Write { file: name, .. } if *name == file);
+    let from = ops[..ran].iter().rposition(|op| !of_file(op)).map_or(0, |before| before + 1);
+    let DiskOp::Write { offset: len, .. } = ops[from] else { unreachable!("all of these write") };
+    ops.splice(..from, [DiskOp::SetLen { file: file.clone(), len }, DiskOp::Sync { file }]);
+}
+
 impl<R: Reader> Node<R> {
     /// Starts the next log write, if there is one. True when something was delivered without a write, so that raft
     /// may have more to do.
@@ -279,7 +296,7 @@ impl<R: Reader> Node<R> {
                     vec![("file", file.to_string())],
                 );
                 self.raise_no_space();
-                write.batch.ops.drain(..ran);
+                rewind(&mut write.batch.ops, ran);
                 write.retry_at = Some(self.now + RETRY_MS);
                 self.work.log = Some(write);
                 return;

@@ -188,6 +188,11 @@ fn failed(file: &FileName, action: &'static str, error: &io::Error) -> DiskError
     }
 }
 
+/// Of a full disk, too: what the sync was to cover may be lost, and another one would not say so. It is nothing to wait for.
+fn sync_failed(file: &FileName, error: &io::Error) -> DiskError {
+    DiskError::Io { file: file.clone(), action: "sync", reason: error.to_string() }
+}
+
 impl DiskRead for FileReader {
     fn list(&self, dir: &FileName) -> Result<Vec<String>, DiskError> {
         let entries = match std::fs::read_dir(self.root.path(dir)) {
@@ -424,7 +429,7 @@ impl Writer {
                 let started = Instant::now();
                 let result = self.handle(file)?.sync_data();
                 self.root.metrics.synced(started.elapsed(), file.as_str());
-                result.map_err(|error| failed(file, "sync", &error))
+                result.map_err(|error| sync_failed(file, &error))
             }
             DiskOp::Rename { from, to } => {
                 let source = self.root.path(from);
@@ -464,7 +469,7 @@ impl Writer {
                 }
                 let handle =
                     File::open(self.root.path(dir)).map_err(|error| failed(dir, "open", &error))?;
-                handle.sync_all().map_err(|error| failed(dir, "sync", &error))
+                handle.sync_all().map_err(|error| sync_failed(dir, &error))
             }
             DiskOp::Close { file } => {
                 self.files.remove(file);
