@@ -9,8 +9,8 @@ use norn_storage::bbolt::{BoltError, BoltReader, BoltWriter};
 use crate::choices::Choices;
 use crate::memory;
 
-type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
-type Contents = BTreeMap<Vec<u8>, Pairs>;
+pub(crate) type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(crate) type Contents = BTreeMap<Vec<u8>, Pairs>;
 
 const PAGE_BYTES: usize = 1024;
 
@@ -21,24 +21,36 @@ pub fn body(bytes: &[u8]) {
         let _ = read(&Bytes::copy_from_slice(choices.rest()));
         return;
     }
-    let edits: Vec<(u16, u8)> =
-        (0..choices.below(6)).map(|_| (choices.word(), choices.byte())).collect();
+    let edits = Edits::read(&mut choices);
     let contents = contents(&mut choices);
     let mut file = write(&contents);
     let whole = Bytes::from(file.clone());
     assert_eq!(read(&whole).as_ref(), Ok(&contents), "not what was written");
     find(&whole, &contents);
-    if edits.is_empty() {
-        return;
+    if edits.make(&mut file) {
+        let _ = read(&Bytes::from(file));
     }
-    for (at, value) in &edits {
-        let at = usize::from(*at) % file.len();
-        file[at] = *value;
+}
+
+/// Bytes to change, and what to.
+pub(crate) struct Edits(Vec<(u16, u8)>);
+
+impl Edits {
+    pub(crate) fn read(choices: &mut Choices<'_>) -> Edits {
+        Edits((0..choices.below(6)).map(|_| (choices.word(), choices.byte())).collect())
     }
-    // A checksum is no obstacle to whoever made the file.
-    seal(&mut file, 0);
-    seal(&mut file, 1);
-    let _ = read(&Bytes::from(file));
+
+    /// Whether there are any.
+    pub(crate) fn make(&self, file: &mut [u8]) -> bool {
+        for (at, value) in &self.0 {
+            let at = usize::from(*at) % file.len();
+            file[at] = *value;
+        }
+        // A checksum is no obstacle to whoever made the file.
+        seal(file, 0);
+        seal(file, 1);
+        !self.0.is_empty()
+    }
 }
 
 fn contents(choices: &mut Choices<'_>) -> Contents {
@@ -59,7 +71,7 @@ fn contents(choices: &mut Choices<'_>) -> Contents {
     contents
 }
 
-fn write(contents: &Contents) -> Vec<u8> {
+pub(crate) fn write(contents: &Contents) -> Vec<u8> {
     let mut writer = BoltWriter::new(Vec::new(), PAGE_BYTES as u32, 7);
     for (bucket, pairs) in contents {
         writer.bucket(bucket).expect("a new bucket");

@@ -7,6 +7,7 @@
 pub mod bbolt;
 pub mod canary;
 pub mod choices;
+mod database;
 pub mod flags;
 pub mod grpc_convert;
 pub mod memory;

@@ -1,19 +1,21 @@
-//! `.snap` files, and choosing the newest that can be read.
+//! `.snap` files, choosing the newest that can be read, and the databases that come with them.
 
 use bytes::Bytes;
 use norn_storage::snap_file::{self, SnapError, SnapName};
 use norn_storage::{DiskRead, FileName, MemDisk};
 
 use crate::choices::Choices;
+use crate::database;
 use crate::memory;
 use crate::wal_twin::{self, Value};
 
-/// The first byte says whether the rest is one file, or what a directory of them is like.
+/// The first byte says whether the rest is one file, what a directory of them is like, or what is in a database.
 pub fn body(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
-    if choices.bool() {
-        directory(&mut choices);
-        return;
+    match choices.byte() & 3 {
+        1 | 3 => return directory(&mut choices),
+        2 => return database::body(&mut choices),
+        _ => {}
     }
     let file = FileName::new("a.snap");
     let body = Bytes::copy_from_slice(choices.rest());

@@ -372,7 +372,10 @@ impl<R: Reader> Node<R> {
                 ..ConfChangeV2::default()
             },
         };
-        self.raft.apply_conf_change(&effective);
+        if let Err(error) = self.raft.apply_conf_change(&effective) {
+            // The database says otherwise who the members are.
+            return self.fail(&format!("entry {}: {error}", self.applied));
+        }
         if result.is_ok() {
             self.member_changed(&change, &context);
         }

@@ -8,16 +8,25 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use norn_mvcc::Revision;
 use norn_planted::planted;
+use norn_proto::mvccpb;
 use norn_storage::bbolt::{BoltError, BoltReader, FileSource};
-use norn_storage::revlog::{Batch, RevLogOptions, RevisionLog, RevisionRecord, Table, TableRecord};
+use norn_storage::revlog::{
+    Batch, RevLogOptions, RevisionLog, RevisionRecord, Table, TableRecord, VALUE_BYTES_MAX,
+};
 use norn_storage::{Disk, DiskOp, FileName};
+use prost::Message as _;
 
 use crate::Reader;
 use crate::boot::BootError;
 use crate::export::{KEY_BUCKET, TABLES, bucket_name};
 
-/// Revisions per batch: bounds memory to a few megabytes.
+/// Revisions per batch, and bytes of their values: bounds memory to a few megabytes and one value.
 const BATCH_RECORDS: usize = 8_192;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// The highest revision and version that is believed: a million writes a second do not get there in a hundred thousand years, and one
+/// more is a number still.
+const REVISION_MAX: i64 = 1 << 62;
 
 impl From<BoltError> for BootError {
     fn from(error: BoltError) -> BootError {
@@ -49,8 +58,11 @@ pub(crate) fn import<D: Disk, R: Reader>(
     let (mut index, mut term) = (0, 0);
     for table in TABLES {
         let Some(bucket) = db.bucket(bucket_name(table).as_bytes())? else { continue };
+        let mut no_key = false;
         db.scan(&bucket, &[], &mut |key, value| {
             match (table, &key[..]) {
+                // (bbolt writes none, nor could we.)
+                (_, b"") => no_key = true,
                 (Table::Meta, b"consistent_index") => index = number(Some(value.clone())),
                 (Table::Meta, b"term") => term = number(Some(value.clone())),
                 (Table::Meta, b"confState") => {}
@@ -64,28 +76,33 @@ pub(crate) fn import<D: Disk, R: Reader>(
             }
             ControlFlow::Continue(())
         })?;
+        if no_key {
+            return Err(BootError(format!("{file}: {}: a key of 0 bytes", bucket_name(table))));
+        }
     }
     let mut revisions: Vec<RevisionRecord> = Vec::new();
     let mut failed = None;
     if let Some(bucket) = db.bucket(KEY_BUCKET.as_bytes())? {
+        let (mut last, mut bytes) = ((0, -1), 0);
         db.scan(&bucket, &[], &mut |key, value| {
-            let Some((revision, tombstone)) = Revision::from_bytes(key) else {
-                failed = Some(BootError(format!("{file}: a revision key of {} bytes", key.len())));
-                return ControlFlow::Break(());
+            let record = match record(key, value, last) {
+                Ok(record) => record,
+                Err(what) => {
+                    failed = Some(BootError(format!("{file}: {what}")));
+                    return ControlFlow::Break(());
+                }
             };
-            revisions.push(RevisionRecord {
-                main: revision.main,
-                sub: revision.sub,
-                tombstone,
-                value: Bytes::copy_from_slice(value),
-            });
-            if revisions.len() >= BATCH_RECORDS {
+            last = (record.main, record.sub);
+            bytes += record.value.len();
+            revisions.push(record);
+            if revisions.len() >= BATCH_RECORDS || bytes >= BATCH_BYTES {
                 let batch = Batch { applied_index: 0, term: 0, revisions: &revisions, tables: &[] };
                 if let Err(error) = write(disk, &mut log, &batch) {
                     failed = Some(error);
                     return ControlFlow::Break(());
                 }
                 revisions.clear();
+                bytes = 0;
             }
             ControlFlow::Continue(())
         })?;
@@ -100,6 +117,30 @@ pub(crate) fn import<D: Disk, R: Reader>(
     run(disk, &ops)?;
     log.checkpointed(ticket, true);
     Ok(log)
+}
+
+/// An element of the key bucket behind the revision `last`, or what is wrong with it.
+fn record(key: &[u8], value: &[u8], last: (i64, i64)) -> Result<RevisionRecord, String> {
+    // (As a slice it would keep a whole page of the database in memory.)
+    let value = Bytes::copy_from_slice(value);
+    let (revision, tombstone) = Revision::from_bytes(key)
+        .ok_or_else(|| format!("a revision key of {} bytes", key.len()))?;
+    let (main, sub) = (revision.main, revision.sub);
+    let is_number = (0..=REVISION_MAX).contains(&main) && (0..=i64::from(u32::MAX)).contains(&sub);
+    if !is_number || (main, sub) <= last {
+        return Err(format!("revision {main}.{sub} after {}.{}", last.0, last.1));
+    }
+    // (Strictly: it goes to clients as it is.)
+    let kv = mvccpb::KeyValue::decode(value.clone())
+        .map_err(|error| format!("revision {main}.{sub}: {error}"))?;
+    // (A revision that etcd's restore has made up, to begin behind it, is empty.)
+    let is_sound = (0..=main).contains(&kv.create_revision)
+        && (0..=REVISION_MAX).contains(&kv.version)
+        && value.len() <= VALUE_BYTES_MAX;
+    if !is_sound {
+        return Err(format!("revision {main}.{sub}: {} bytes that no server wrote", value.len()));
+    }
+    Ok(RevisionRecord { main, sub, tombstone, value })
 }
 
 fn write<D: Disk, R: Reader>(

@@ -64,11 +64,11 @@
 //!                 EntryKind::Normal => applied.push(entry.data),
 //!                 EntryKind::ConfChange => {
 //!                     let change = codec::decode_conf_change(entry.data).unwrap();
-//!                     node.apply_conf_change(&change.to_v2());
+//!                     node.apply_conf_change(&change.to_v2()).unwrap();
 //!                 }
 //!                 EntryKind::ConfChangeV2 => {
 //!                     let change = codec::decode_conf_change_v2(entry.data).unwrap();
-//!                     node.apply_conf_change(&change);
+//!                     node.apply_conf_change(&change).unwrap();
 //!                 }
 //!             }
 //!         }

@@ -1,6 +1,6 @@
 //! Putting memberships into force, and taking over snapshots, which bring one along (thesis sections 4, 5).
 
-use crate::confchange::{self, Changed, Changer};
+use crate::confchange::{self, ChangeError, Changed, Changer};
 use crate::message::{Message, MessageKind};
 use crate::progress::Tracker;
 use crate::raft::Raft;
@@ -9,7 +9,10 @@ use crate::types::{ConfChangeV2, ConfState, NodeId, Role, Snapshot, Term};
 use norn_planted::planted;
 
 impl Raft {
-    pub(crate) fn apply_conf_change(&mut self, change: &ConfChangeV2) -> ConfState {
+    pub(crate) fn apply_conf_change(
+        &mut self,
+        change: &ConfChangeV2,
+    ) -> Result<ConfState, ChangeError> {
         let changer = Changer { tracker: &self.tracker, last_index: self.log.last_index() };
         let changed = if change.leaves_joint() {
             changer.leave_joint()
@@ -17,12 +20,8 @@ impl Raft {
             changer.enter_joint(auto_leave, &change.changes)
         } else {
             changer.simple(&change.changes)
-        };
-        match changed {
-            Ok(changed) => self.switch_membership(changed),
-            // It was committed, so every member stands here: going on alone would split the group.
-            Err(error) => panic!("node {}: cannot apply {change:?}: {error}", self.id),
-        }
+        }?;
+        Ok(self.switch_membership(changed))
     }
 
     pub(crate) fn switch_membership(&mut self, (membership, progress): Changed) -> ConfState {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use norn_planted::planted;
 
 use crate::codec;
+use crate::confchange::ChangeError;
 use crate::config::{Config, ConfigError};
 use crate::error::{DropReason, ProposeError, StepError};
 use crate::message::{Message, MessageKind};
@@ -96,7 +97,7 @@ impl RawNode {
         self.raft.log.commit_to(last);
         for peer in peers {
             let change = ConfChange { node_id: peer.id, ..ConfChange::default() };
-            self.raft.apply_conf_change(&change.to_v2());
+            self.raft.apply_conf_change(&change.to_v2()).expect("one more voter at a time");
         }
         Ok(())
     }
@@ -149,9 +150,10 @@ impl RawNode {
     /// To be called when a committed membership change is applied. Returns the membership it leads to,
     /// which belongs into the application's next snapshot. Not calling it rejects the change.
     ///
-    /// # Panics
-    /// If the change contradicts the current membership: the members would no longer agree who they are.
-    pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> ConfState {
+    /// # Errors
+    /// If the change contradicts the current membership, which stays as it is. It was committed, so the application must stop: members
+    /// that go on would not agree who they are.
+    pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> Result<ConfState, ChangeError> {
         self.raft.apply_conf_change(change)
     }
 

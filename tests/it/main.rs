@@ -2,6 +2,7 @@
 
 mod clients;
 mod damage;
+mod exchange;
 mod http;
 mod kv;
 mod lease;

@@ -118,6 +118,7 @@ use crate::disk::{DiskError, FileName};
 
 pub use checkpoint::IndexWriter;
 pub use log::RevisionLog;
+pub use record::VALUE_BYTES_MAX;
 
 /// etcd's buckets other than `key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,7 +12,7 @@ const TABLE_HEADER_BYTES: usize = 12;
 const TOMBSTONE: u32 = 1 << 31;
 const DEAD: u32 = 1 << 30;
 /// Longest value: two bits of the length are flags in memory.
-pub(super) const VALUE_BYTES_MAX: usize = DEAD as usize - 1;
+pub const VALUE_BYTES_MAX: usize = DEAD as usize - 1;
 
 /// Where a revision stands in its segment. 20 bytes, because there is one for every revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -448,7 +448,8 @@ impl Host {
                 && self.conf_state.voters.contains(&single.node_id)
         });
         if !empties {
-            self.conf_state = self.raw.apply_conf_change(&change);
+            self.conf_state =
+                self.raw.apply_conf_change(&change).expect("a change that raft has proposed");
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use norn_raft::{
-    ConfState, Config, Entry, EntryKind, HardState, LogLevel, MemStorage, Message, MessageKind,
-    NodeId, RawNode, ReadOnly, Snapshot, codec,
+    ConfChangeV2, ConfState, Config, Entry, EntryKind, HardState, LogLevel, MemStorage, Message,
+    MessageKind, NodeId, RawNode, ReadOnly, Snapshot, codec,
 };
 
 use super::print;
@@ -129,6 +129,10 @@ impl Cluster {
         result
     }
 
+    fn apply_change(&mut self, at: usize, change: &ConfChangeV2) -> Result<ConfState, String> {
+        self.call(at, |raw| raw.apply_conf_change(change)).map_err(|error| error.to_string())
+    }
+
     pub fn add_node(&mut self, start: &Start) -> Result<(), String> {
         let id = NodeId(self.members.len() as u64 + 1);
         let snapshot = start.snapshot.clone();
@@ -198,13 +202,13 @@ impl Cluster {
                 EntryKind::ConfChange => {
                     let change =
                         codec::decode_conf_change(entry.data).map_err(|e| e.to_string())?;
-                    conf_state = Some(self.call(at, |raw| raw.apply_conf_change(&change.to_v2())));
+                    conf_state = Some(self.apply_change(at, &change.to_v2())?);
                     change.context
                 }
                 EntryKind::ConfChangeV2 => {
                     let change =
                         codec::decode_conf_change_v2(entry.data).map_err(|e| e.to_string())?;
-                    conf_state = Some(self.call(at, |raw| raw.apply_conf_change(&change)));
+                    conf_state = Some(self.apply_change(at, &change)?);
                     change.context
                 }
             };
