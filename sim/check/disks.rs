@@ -171,8 +171,7 @@ impl Disk {
         let last_term = storage.term(Index(last)).map_or(0, |term| term.0);
         let now = (term, vote, (last_term, last));
         // The first entry that was on its way to the disk in place of another one.
-        let replaced_from = self.coming.iter().find(|(index, term)| self.is_other(*index, *term));
-        let replaced_from = replaced_from.map_or(u64::MAX, |(index, _)| *index);
+        let replaced_from = self.replaced_from().unwrap_or(u64::MAX);
         // (A crash may leave the first of the entries that were to replace others.)
         let is_replaced = replaced_from <= last && self.coming.contains(&(last, last_term));
         let is_back = term < self.term || (self.is_fresh && now.2 < self.last && !is_replaced);
@@ -224,6 +223,12 @@ impl Disk {
         Ok(is_changed)
     }
 
+    /// (What is coming behind the end replaces nothing.)
+    fn replaced_from(&self) -> Option<u64> {
+        let mut here = self.coming.range(..=(self.last.1, u64::MAX));
+        here.find(|(index, term)| self.is_other(*index, *term)).map(|(index, _)| *index)
+    }
+
     fn is_other(&self, index: u64, term: u64) -> bool {
         self.terms.get(&index).is_some_and(|own| *own != term)
     }
@@ -248,7 +253,12 @@ impl Disk {
             }
             new_from = entry.0;
         }
-        let parts = log.into_iter().find(|(index, term)| self.is_other(*index, *term));
+        let mut here = log.take_while(|(index, _)| *index <= self.last.1);
+        let parts = here.find(|(index, term)| self.is_other(*index, *term));
+        if parts.is_none() && self.replaced_from().is_none() {
+            // What has arrived in its place is of no interest any more.
+            self.coming = self.coming.split_off(&(self.last.1 + 1, 0));
+        }
         let (parted, before) = (parts.map(|(index, _)| index), self.parted);
         self.parted = parted;
         let Some(from) = parted else { return Ok(()) };
