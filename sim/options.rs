@@ -280,6 +280,7 @@ impl Options {
     /// until the end.
     fn saturate(&mut self) {
         (self.nodes, self.safety_us, self.clients, self.ops_max) = (3, 5_000_000, 32, usize::MAX);
+        self.is_mixed = false;
         // (Not none: whoever finds nobody there asks again, and time must pass.)
         self.think_us = 4;
         (self.tick_ms, self.election_ticks, self.deadline_us) = (100, 10, 4_000_000);
