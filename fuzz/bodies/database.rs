@@ -1,7 +1,5 @@
 //! An etcd's database as the state of a member: refused with words, or served, and the same again after another start.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use norn_node::{Method, Node};
 use norn_proto::{etcdserverpb as pb, leasepb, mvccpb};
@@ -105,7 +103,7 @@ fn serve(world: &mut World, id: u64) -> Option<(u32, i64, usize)> {
 fn contents(choices: &mut Choices<'_>, id: u64) -> Contents {
     let mut contents = Contents::new();
     let mut put = |bucket: &str, key: Vec<u8>, value: Vec<u8>| {
-        contents.entry(bucket.as_bytes().to_vec()).or_insert_with(BTreeMap::new).insert(key, value);
+        contents.entry(bucket.as_bytes().to_vec()).or_default().insert(key, value);
     };
     let index = choices.below(INDEX_MAX + 4) as u64;
     put("meta", b"consistent_index".to_vec(), index.to_be_bytes().to_vec());
