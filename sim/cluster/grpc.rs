@@ -1,16 +1,32 @@
-//! A gRPC client in the fewest words: calls and streams over HTTP/2 on a simulated connection.
+//! The generated gRPC clients on simulated connections. (tonic's own transport wants tokio's runtime: here HTTP/2 is driven by the
+//! machine that the client runs on.)
 
-use std::future::poll_fn;
+use std::error::Error as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request};
+use http::{Request, Response, Uri};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
 use madsim::task::spawn_local;
 use norn_node::{Error, Method};
+use norn_proto::etcdserverpb as pb;
+use norn_proto::etcdserverpb::cluster_client::ClusterClient;
+use norn_proto::etcdserverpb::kv_client::KvClient;
+use norn_proto::etcdserverpb::lease_client::LeaseClient;
+use norn_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use norn_proto::etcdserverpb::watch_client::WatchClient;
 use norn_server::runtime::net::{TcpStream, address};
 use norn_server::runtime::time::timeout;
+use prost::Message;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Status, Streaming};
 
 pub const CLIENT_PORT: u16 = 2379;
 
@@ -29,6 +45,16 @@ impl From<h2::Error> for Broken {
     }
 }
 
+impl From<Status> for Broken {
+    /// What has a cause was made up on this side.
+    fn from(status: Status) -> Broken {
+        match status.source() {
+            Some(_) => Broken::Silence,
+            None => Broken::Status(status.message().to_owned()),
+        }
+    }
+}
+
 impl Broken {
     /// As the error that the node had given directly, if it was the node.
     pub fn error(&self) -> Error {
@@ -43,29 +69,6 @@ impl Broken {
 pub struct Channel {
     sender: SendRequest<Bytes>,
 }
-
-/// Where a method is found.
-pub fn path(method: Method) -> &'static str {
-    match method {
-        Method::Range => "/etcdserverpb.KV/Range",
-        Method::Put => "/etcdserverpb.KV/Put",
-        Method::DeleteRange => "/etcdserverpb.KV/DeleteRange",
-        Method::Txn => "/etcdserverpb.KV/Txn",
-        Method::Compact => "/etcdserverpb.KV/Compact",
-        Method::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
-        Method::LeaseRevoke => "/etcdserverpb.Lease/LeaseRevoke",
-        Method::LeaseKeepAlive => "/etcdserverpb.Lease/LeaseKeepAlive",
-        Method::Alarm => "/etcdserverpb.Maintenance/Alarm",
-        Method::MemberAdd => "/etcdserverpb.Cluster/MemberAdd",
-        Method::MemberRemove => "/etcdserverpb.Cluster/MemberRemove",
-        Method::MemberPromote => "/etcdserverpb.Cluster/MemberPromote",
-        Method::Defragment => "/etcdserverpb.Maintenance/Defragment",
-        Method::HashKv => "/etcdserverpb.Maintenance/HashKV",
-        other => panic!("no client asks for {other:?}"),
-    }
-}
-
-pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 impl Channel {
     /// # Errors
@@ -84,30 +87,7 @@ impl Channel {
         timeout(within, opened).await.map_err(|_| Broken::Silence)?
     }
 
-    /// Opens a stream to a method.
-    ///
-    /// # Errors
-    /// The connection is broken.
-    pub async fn stream(
-        &self,
-        path: &str,
-        server_within: Option<Duration>,
-    ) -> Result<Stream, Broken> {
-        let mut request = Request::builder()
-            .method("POST")
-            .uri(format!("http://norn{path}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        if let Some(within) = server_within {
-            request = request.header("grpc-timeout", format!("{}m", within.as_millis()));
-        }
-        let request = request.body(()).expect("a request");
-        let mut sender = self.sender.clone().ready().await?;
-        let (response, out) = sender.send_request(request, false)?;
-        Ok(Stream { response: Some(response), out, body: None, buffer: BytesMut::new() })
-    }
-
-    /// One question, one answer.
+    /// One question, one answer, as bytes.
     ///
     /// # Errors
     /// There is none.
@@ -118,80 +98,162 @@ impl Channel {
         within: Duration,
         tells_server: bool,
     ) -> Result<Bytes, Broken> {
+        macro_rules! ask {
+            ($client:ident, $call:ident) => {{
+                let message = Message::decode(body).expect("a client's own question");
+                let mut request = tonic::Request::new(message);
+                if tells_server {
+                    request.set_timeout(within);
+                }
+                let client = $client::with_origin(self.clone(), origin());
+                let mut client = client.max_decoding_message_size(usize::MAX);
+                let answer = client.$call(request).await?;
+                Ok(answer.into_inner().encode_to_vec().into())
+            }};
+        }
         let answered = async {
-            let mut stream = self.stream(path(method), tells_server.then_some(within)).await?;
-            stream.say(body, true)?;
-            let answer = stream.hear().await?;
-            // (The trailers are part of the answer.)
-            match (answer, stream.hear().await?) {
-                (Some(answer), None) => Ok(answer),
-                _ => Err(Broken::Silence),
+            match method {
+                Method::Range => ask!(KvClient, range),
+                Method::Put => ask!(KvClient, put),
+                Method::DeleteRange => ask!(KvClient, delete_range),
+                Method::Txn => ask!(KvClient, txn),
+                Method::Compact => ask!(KvClient, compact),
+                Method::LeaseGrant => ask!(LeaseClient, lease_grant),
+                Method::LeaseRevoke => ask!(LeaseClient, lease_revoke),
+                Method::LeaseKeepAlive => self.keep_alive(body).await,
+                Method::Alarm => ask!(MaintenanceClient, alarm),
+                Method::Defragment => ask!(MaintenanceClient, defragment),
+                Method::HashKv => ask!(MaintenanceClient, hash_kv),
+                Method::MemberAdd => ask!(ClusterClient, member_add),
+                Method::MemberRemove => ask!(ClusterClient, member_remove),
+                Method::MemberPromote => ask!(ClusterClient, member_promote),
+                other => panic!("no client asks for {other:?}"),
             }
         };
         timeout(within, answered).await.map_err(|_| Broken::Silence)?
     }
+
+    /// A stream of one question.
+    async fn keep_alive(&self, body: Bytes) -> Result<Bytes, Broken> {
+        let message = pb::LeaseKeepAliveRequest::decode(body).expect("a client's own question");
+        let mut client = LeaseClient::with_origin(self.clone(), origin());
+        let mut answers = client.lease_keep_alive(tokio_stream::once(message)).await?.into_inner();
+        match (answers.message().await?, answers.message().await?) {
+            (Some(answer), None) => Ok(answer.encode_to_vec().into()),
+            _ => Err(Broken::Silence),
+        }
+    }
+
+    /// A stream of watches. It begins when somebody listens.
+    pub fn watch(&self) -> Watch {
+        let (questions, receiver) = unbounded_channel();
+        let client = WatchClient::with_origin(self.clone(), origin());
+        let mut client = client.max_decoding_message_size(usize::MAX);
+        let opening = async move {
+            client
+                .watch(UnboundedReceiverStream::new(receiver))
+                .await
+                .map(tonic::Response::into_inner)
+        };
+        Watch { questions, answers: Answers::Opening(Box::pin(opening)) }
+    }
 }
 
-/// A call under way.
-pub struct Stream {
-    response: Option<h2::client::ResponseFuture>,
-    out: SendStream<Bytes>,
-    body: Option<RecvStream>,
-    buffer: BytesMut,
+fn origin() -> Uri {
+    Uri::from_static("http://norn")
 }
 
-impl Stream {
+impl tower_service::Service<Request<tonic::body::Body>> for Channel {
+    type Response = Response<Answer>;
+    type Error = h2::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, h2::Error>>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let sender = self.sender.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let mut sender = sender.ready().await?;
+            let (response, out) = sender.send_request(Request::from_parts(head, ()), false)?;
+            spawn_local(say(body, out));
+            Ok(response.await?.map(|body| Answer { body, is_over: false }))
+        })
+    }
+}
+
+/// Sends what a client says, to its end. (Who hears of a broken connection is the other half.)
+async fn say(mut body: tonic::body::Body, mut out: SendStream<Bytes>) -> Result<(), h2::Error> {
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            out.send_data(data, false)?;
+        }
+    }
+    out.send_data(Bytes::new(), true)
+}
+
+/// What a server says.
+pub struct Answer {
+    body: RecvStream,
+    is_over: bool,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        if let Some(data) = ready!(self.body.poll_data(cx)) {
+            let data = data?;
+            self.body.flow_control().release_capacity(data.len())?;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let trailers = ready!(self.body.poll_trailers(cx))?;
+        self.is_over = true;
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+}
+
+/// A stream of watches.
+pub struct Watch {
+    questions: UnboundedSender<pb::WatchRequest>,
+    answers: Answers,
+}
+
+type Opened = Result<Streaming<pb::WatchResponse>, Status>;
+
+enum Answers {
+    Opening(Pin<Box<dyn Future<Output = Opened>>>),
+    Open(Box<Streaming<pb::WatchResponse>>),
+}
+
+impl Watch {
     /// # Errors
-    /// The connection is broken.
-    pub fn say(&mut self, message: Bytes, is_last: bool) -> Result<(), Broken> {
-        let mut frame = BytesMut::with_capacity(5 + message.len());
-        frame.put_u8(0);
-        frame.put_u32(message.len() as u32);
-        frame.put_slice(&message);
-        Ok(self.out.send_data(frame.freeze(), is_last)?)
+    /// The stream is over.
+    pub fn say(&self, message: &Bytes) -> Result<(), Broken> {
+        let message = pb::WatchRequest::decode(message.clone()).expect("a watcher's own question");
+        self.questions.send(message).map_err(|_| Broken::Silence)
     }
 
     /// The next message; `None` when the server ended the stream as it should.
     ///
     /// # Errors
     /// The server ended it with another status, or the connection broke.
-    pub async fn hear(&mut self) -> Result<Option<Bytes>, Broken> {
-        if let Some(response) = self.response.take() {
-            let (head, body) = response.await?.into_parts();
-            status(&head.headers)?;
-            self.body = Some(body);
+    pub async fn hear(&mut self) -> Result<Option<pb::WatchResponse>, Broken> {
+        if let Answers::Opening(opening) = &mut self.answers {
+            self.answers = Answers::Open(Box::new(opening.await?));
         }
-        let Some(body) = &mut self.body else { return Err(Broken::Silence) };
-        loop {
-            if self.buffer.len() >= 5 {
-                let len = u32::from_be_bytes([1, 2, 3, 4].map(|at| self.buffer[at])) as usize;
-                if self.buffer.len() >= 5 + len {
-                    self.buffer.advance(5);
-                    return Ok(Some(self.buffer.split_to(len).freeze()));
-                }
-            }
-            match poll_fn(|cx| body.poll_data(cx)).await {
-                Some(data) => {
-                    let data = data?;
-                    self.buffer.extend_from_slice(&data);
-                    body.flow_control().release_capacity(data.len())?;
-                }
-                None => {
-                    let trailers = poll_fn(|cx| body.poll_trailers(cx)).await?;
-                    return match trailers {
-                        Some(trailers) => status(&trailers).map(|()| None),
-                        None => Err(Broken::Silence),
-                    };
-                }
-            }
+        match &mut self.answers {
+            Answers::Open(answers) => Ok(answers.message().await?),
+            Answers::Opening(_) => unreachable!("opened above"),
         }
-    }
-}
-
-fn status(headers: &HeaderMap) -> Result<(), Broken> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    match text("grpc-status") {
-        None | Some("0") => Ok(()),
-        Some(_) => Err(Broken::Status(text("grpc-message").unwrap_or("").to_owned())),
     }
 }

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use norn_proto::etcdserverpb as pb;
 use norn_server::runtime::simulated as world;
-use prost::Message;
 
-use super::grpc::{Broken, Channel, Stream, WATCH};
+use super::grpc::{Broken, Channel, Watch};
 use super::state::{State, state};
 use crate::check::watch::Span;
 use crate::record::What;
@@ -58,11 +56,11 @@ async fn watch(
         }
     };
     let incarnation = state.members.borrow()[node].incarnation;
-    let mut stream = channel.stream(WATCH, None).await?;
+    let mut stream = channel.watch();
     let (responses, moments) = (Vec::new(), Vec::new());
     let (no_put, no_delete) = (false, false);
     let span = Span { node, incarnation, key, start, no_put, no_delete, responses, moments };
-    stream.say(workload::watch(&span, rng.permille(500)), false)?;
+    stream.say(&workload::watch(&span, rng.permille(500)))?;
     state.note(What::Watch { watcher: number, node, start });
     let at = state.spans.borrow().len();
     state.spans.borrow_mut().push(span);
@@ -79,7 +77,7 @@ async fn watch(
 async fn hear(
     state: &State,
     (number, at): (usize, usize),
-    stream: &mut Stream,
+    stream: &mut Watch,
     rng: &mut Rng,
 ) -> Result<bool, Broken> {
     let is_new = state.spans.borrow()[at].responses.is_empty();
@@ -90,14 +88,13 @@ async fn hear(
         // Quiet is no fault of a watch, but its machine may have gone without a word: it is asked.
         None => {
             if !is_new {
-                stream.say(workload::watch_progress(), false)?;
+                stream.say(&workload::watch_progress())?;
             }
             let answered = madsim::time::timeout(PATIENCE, stream.hear()).await;
             answered.map_err(|_| Broken::Silence)??
         }
     };
-    let Some(body) = heard else { return Ok(true) };
-    let response = pb::WatchResponse::decode(body).expect("a watch response");
+    let Some(response) = heard else { return Ok(true) };
     let revision = response.header.as_ref().map_or(0, |header| header.revision);
     let (node, events) = (state.spans.borrow()[at].node, response.events.len());
     let told = What::Told { watcher: number, node, revision, events };
@@ -111,7 +108,7 @@ async fn hear(
         madsim::time::sleep(Duration::from_micros(rng.heavy(400_000))).await;
     }
     if asks_progress {
-        stream.say(workload::watch_progress(), false)?;
+        stream.say(&workload::watch_progress())?;
     }
     Ok(is_over)
 }
