@@ -1,13 +1,14 @@
 //! What etcd wrote and Norn wrote, cut anywhere, opened by both: they recover the same, or both refuse. Skipped, loudly,
 //! where etcd's programs are not there.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::time::Duration;
 
 use norn_tests::command::{etcdutl, run, server_path, tool};
 use norn_tests::mvccpb::KeyValue;
+use norn_tests::poll::until;
 use norn_tests::req::*;
 use norn_tests::rng::Rng;
 use norn_tests::{Client, Server, Setup};
@@ -143,22 +144,20 @@ impl Case {
         }
         (Case { server, kept, name: name.to_owned(), db_end }, hash)
     }
+
     /// Opens a copy with `program`, of which `change` has been made.
     async fn open(&mut self, program: &Path, change: impl Fn(&Path)) -> Outcome {
         copy(&self.kept, &self.server.data_dir());
         change(&self.server.data_dir());
         self.server.setup.binary = program.to_owned();
         self.server.launch();
-        let start = Instant::now();
-        let outcome = loop {
-            if self.server.lines().iter().any(|line| line.contains(READY)) {
-                break Outcome::Serves(Box::new(content(&self.server.client()).await));
-            }
-            if !self.server.is_running() {
-                break Outcome::Refuses;
-            }
-            assert!(start.elapsed() < LIMIT, "neither ready nor ended\n{}", self.server.tail());
-            thread::sleep(Duration::from_millis(5));
+        let is_ready = until("the server to be ready, or to end", LIMIT, || {
+            let is_ready = self.server.lines().iter().any(|line| line.contains(READY));
+            (is_ready || !self.server.is_running()).then_some(is_ready)
+        });
+        let outcome = match is_ready {
+            true => Outcome::Serves(Box::new(content(&self.server.client()).await)),
+            false => Outcome::Refuses,
         };
         self.server.kill();
         self.server.wipe();
