@@ -18,7 +18,8 @@ const INDEX_MAX: usize = 8;
 /// Milliseconds for a member to serve, or to show that it does not.
 const SERVE_MS: u64 = 4_000;
 
-pub(crate) fn body(choices: &mut Choices<'_>) {
+/// What a member serves that was given the database; `None` if it refused it, or found nobody to serve with.
+pub(crate) fn body(choices: &mut Choices<'_>) -> Option<Served> {
     let mut world = World::new(1, small);
     let id = world.until_serving();
     world.put(id, "before", "lost with the revision log");
@@ -42,15 +43,19 @@ pub(crate) fn body(choices: &mut Choices<'_>) {
     ]);
     run(disk, &ops).expect("a healthy disk");
     if !opens(&world, id, file.len()) {
-        return;
+        return None;
     }
     let first = serve(&mut world, id);
     world.crash(id, 2);
     assert!(opens(&world, id, file.len()), "opened once, and not again");
-    if let Some(first) = first {
-        assert_eq!(serve(&mut world, id), Some(first));
+    if first.is_some() {
+        assert_eq!(serve(&mut world, id), first);
     }
+    first
 }
+
+/// Hash, revision of the compaction, number of keys.
+type Served = (u32, i64, usize);
 
 /// Tried on a copy of the disk.
 fn opens(world: &World, id: u64, bytes: usize) -> bool {
@@ -72,8 +77,8 @@ fn opens(world: &World, id: u64, bytes: usize) -> bool {
     }
 }
 
-/// Hash and number of keys of a member that serves. It may stop, or wait for members that are nowhere.
-fn serve(world: &mut World, id: u64) -> Option<(u32, i64, usize)> {
+/// Of a member that serves. It may stop, or wait for members that are nowhere.
+fn serve(world: &mut World, id: u64) -> Option<Served> {
     world.start(id);
     world.nodes.get_mut(&id).expect("started").seen.may_fail = true;
     world.run(SERVE_MS);
@@ -195,4 +200,20 @@ fn key_value(choices: &mut Choices<'_>, main: i64, is_wild: bool) -> Vec<u8> {
         lease: i64::from(choices.byte() % 3),
     };
     kv.encode_to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sound_databases_are_served_and_others_refused() {
+        let keys = |bytes: &[u8]| body(&mut Choices::new(bytes)).map(|(_, _, keys)| keys);
+        // The log ends with entry 4, a put. All of it is applied to nothing; only that one to a member and a key; then none. What the
+        // database says is applied beyond the log's end is of another log.
+        assert_eq!(keys(&[0, 0, 1]), Some(1));
+        assert_eq!(keys(&[0, 3, 1, 0x0a, 0x10, 0, 1, 1, 7, 0]), Some(2));
+        assert_eq!(keys(&[0, 4, 1, 0x0a, 0x10, 0, 1, 1, 7, 0]), Some(1));
+        assert_eq!(keys(&[0, 5, 1, 0x0a, 0x10, 0, 1, 1, 7, 0]), None);
+    }
 }

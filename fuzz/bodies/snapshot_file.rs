@@ -14,7 +14,7 @@ pub fn body(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     match choices.byte() & 3 {
         1 | 3 => return directory(&mut choices),
-        2 => return database::body(&mut choices),
+        2 => return drop(database::body(&mut choices)),
         _ => {}
     }
     let file = FileName::new("a.snap");
