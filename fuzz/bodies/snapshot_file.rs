@@ -14,7 +14,10 @@ pub fn body(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
     match choices.byte() & 3 {
         1 | 3 => return directory(&mut choices),
-        2 => return drop(database::body(&mut choices)),
+        2 => {
+            database::body(&mut choices);
+            return;
+        }
         _ => {}
     }
     let file = FileName::new("a.snap");
