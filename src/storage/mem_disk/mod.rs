@@ -394,6 +394,8 @@ fn io(file: &FileName, action: &'static str) -> DiskError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn name(path: &str) -> FileName {
@@ -456,6 +458,33 @@ mod tests {
             seen[usize::from(names == ["new"])] = true;
         }
         assert_eq!(seen, [true; 2]);
+    }
+
+    /// They are in the same page of the cache when it is written back.
+    #[test]
+    fn a_sector_keeps_no_write_without_those_before_it() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..500 {
+            let mut disk = MemDisk::new();
+            run(
+                &mut disk,
+                &[
+                    DiskOp::Create { file: name("f") },
+                    write("f", 0, &[0; 1024]),
+                    DiskOp::Sync { file: name("f") },
+                    DiskOp::SyncDir { dir: name("") },
+                    write("f", 0, &[1; 700]),
+                    write("f", 700, &[2; 4]),
+                ],
+            );
+            disk.crash(seed);
+            let bytes = disk.read_at(&name("f"), 0, 1024).unwrap();
+            let kept = [bytes[0], bytes[512], bytes[700]];
+            assert!(kept[2] == 0 || kept[1] == 1, "seed {seed}: {kept:?}");
+            seen.insert(kept);
+        }
+        let all = [[0, 0, 0], [0, 1, 0], [0, 1, 2], [1, 0, 0], [1, 1, 0], [1, 1, 2]];
+        assert_eq!(seen, BTreeSet::from(all));
     }
 
     #[test]

@@ -83,6 +83,17 @@ impl DataChange {
         }
     }
 
+    /// The first bytes of a write; nothing of a new length.
+    fn first(&self, len: u64) -> DataChange {
+        match self {
+            DataChange::Write { offset, data } => {
+                DataChange::Write { offset: *offset, data: data.slice(..len as usize) }
+            }
+            DataChange::Zero { offset, .. } => DataChange::Zero { offset: *offset, len },
+            DataChange::SetLen(_) => DataChange::Zero { offset: 0, len: 0 },
+        }
+    }
+
     fn apply(&self, bytes: &mut Pages) {
         let (offset, len) = self.span();
         match self {
@@ -110,21 +121,48 @@ impl DataChange {
         }
     }
 
-    /// Applies some of the sectors.
-    fn apply_sectors(&self, bytes: &mut Pages, rng: &mut Rng) {
+    /// Applies the sectors that `keep` chooses, except those that are lost already; what is not applied is lost now.
+    fn apply_sectors(&self, bytes: &mut Pages, lost: &mut Lost, keep: &mut dyn FnMut() -> bool) {
+        if let DataChange::SetLen(len) = self {
+            if keep() {
+                self.apply(bytes);
+                lost.forget_from(*len);
+            }
+            return;
+        }
         let (offset, len) = self.span();
         let mut from = offset;
         while from < offset + len {
             let to = (from / SECTOR + 1) * SECTOR;
-            if rng.chance(1, 2) {
+            if keep() && !lost.contains(from) {
                 self.apply_part(bytes, from, to);
+            } else {
+                lost.insert(from);
             }
             from = to;
         }
-        // The length may have reached the disk without the data.
-        if rng.chance(1, 2) && bytes.len() < offset + len {
-            bytes.resize(offset + len);
-        }
+    }
+}
+
+/// Sectors of a file of which some unsynced write did not reach the disk. The page cache holds a sector with all that was written to it,
+/// and so none of what came later did.
+#[derive(Default)]
+struct Lost(Vec<bool>);
+
+impl Lost {
+    fn contains(&self, offset: u64) -> bool {
+        self.0.get((offset / SECTOR) as usize).is_some_and(|lost| *lost)
+    }
+
+    fn insert(&mut self, offset: u64) {
+        let sector = (offset / SECTOR) as usize;
+        self.0.resize(self.0.len().max(sector + 1), false);
+        self.0[sector] = true;
+    }
+
+    /// Behind a new end of the file everything begins anew.
+    fn forget_from(&mut self, len: u64) {
+        self.0.truncate(len.div_ceil(SECTOR) as usize);
     }
 }
 
@@ -480,13 +518,20 @@ impl Tree {
         for (id, file) in &mut after.files {
             let pending = std::mem::take(&mut file.pending);
             let count = pending.len();
+            let (last_at, _) = pending.last().map_or((0, 0), DataChange::span);
             for (at, change) in pending.into_iter().enumerate() {
-                let is_last = last == Some(*id) && at + 1 == count;
+                let is_file = last == Some(*id);
                 let (offset, _) = change.span();
                 match data {
                     Keep::None => {}
-                    Keep::LastTorn(n) | Keep::OnlyLast(n) if is_last => {
+                    Keep::LastTorn(n) | Keep::OnlyLast(n) if is_file && at + 1 == count => {
                         change.apply_part(&mut file.durable, offset, offset + n);
+                    }
+                    // A sector that was written back is so with everything before.
+                    Keep::OnlyLast(n) if is_file && n > 0 => {
+                        let from = last_at / SECTOR * SECTOR;
+                        let to = (last_at + n).next_multiple_of(SECTOR);
+                        change.apply_part(&mut file.durable, from, to);
                     }
                     Keep::OnlyLast(_) => {}
                     Keep::All | Keep::LastTorn(_) => change.apply(&mut file.durable),
@@ -513,18 +558,28 @@ impl Tree {
         for file in self.files.values_mut() {
             let pending = std::mem::take(&mut file.pending);
             let count = pending.len();
+            let mut lost = Lost::default();
             for (at, change) in pending.into_iter().enumerate() {
                 let (offset, len) = change.span();
+                let (bytes, lost) = (&mut file.durable, &mut lost);
                 match (mood, rng.below(4)) {
-                    (0, _) | (2.., 0) => {}
-                    (1, _) | (2.., 1) => change.apply(&mut file.durable),
+                    (0, _) | (2.., 0) => change.apply_sectors(bytes, lost, &mut || false),
+                    (1, _) | (2.., 1) => change.apply_sectors(bytes, lost, &mut || true),
                     // A device tears between sectors. Within one it does not, but a write that was cut short in the
                     // page cache does, and that can only be the last.
                     (2.., 2) if at + 1 == count => {
-                        change.apply_part(&mut file.durable, offset, offset + rng.below(len + 1));
+                        change.first(rng.below(len + 1)).apply_sectors(bytes, lost, &mut || true);
                     }
-                    _ if matches!(change, DataChange::SetLen(_)) => change.apply(&mut file.durable),
-                    _ => change.apply_sectors(&mut file.durable, rng),
+                    _ if matches!(change, DataChange::SetLen(_)) => {
+                        change.apply_sectors(bytes, lost, &mut || true);
+                    }
+                    _ => {
+                        change.apply_sectors(bytes, lost, &mut || rng.chance(1, 2));
+                        // The length may have reached the disk without the data.
+                        if rng.chance(1, 2) && bytes.len() < offset + len {
+                            bytes.resize(offset + len);
+                        }
+                    }
                 }
             }
         }

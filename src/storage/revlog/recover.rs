@@ -216,7 +216,10 @@ impl<R: DiskRead> RevisionLog<R> {
                 bytes: file_bytes - end,
             });
             if cut.is_some() {
-                disk.execute(&DiskOp::SetLen { file, len: end })?;
+                // Durably: a power loss that keeps the batch written here next, and not the new length, would give back what
+                // stood behind it, with a chain that holds if that batch is the one that was lost.
+                disk.execute(&DiskOp::SetLen { file: file.clone(), len: end })?;
+                disk.execute(&DiskOp::Sync { file })?;
             }
             return Ok(cut);
         }

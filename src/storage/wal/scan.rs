@@ -336,12 +336,16 @@ impl<'a, D: DiskRead> Reader<'a, D> {
         let mut at = self.offset + FRAME_HEADER_BYTES;
         let mut rest = body.clone();
         while !rest.is_empty() {
-            let piece =
-                rest.split_to((SECTOR_BYTES - at % SECTOR_BYTES).min(rest.len() as u64) as usize);
-            if piece.iter().all(|byte| *byte == 0) {
+            let sector_end = (at / SECTOR_BYTES + 1) * SECTOR_BYTES;
+            let piece = rest.split_to((sector_end - at).min(rest.len() as u64) as usize);
+            at += piece.len() as u64;
+            // Stricter than etcd: a lost sector is lost with what was written to it later. If a record follows in it, it is not
+            // lost, and the zeros are damage.
+            if piece.iter().all(|byte| *byte == 0)
+                && is_zero(self.disk, &self.file, at, sector_end.min(self.file_bytes))?
+            {
                 return Ok(true);
             }
-            at += piece.len() as u64;
         }
         // Not in etcd: a write cut short within a sector leaves a record that ends in zeros, and only zeros behind.
         let cut_short = body[..header.len as usize].last() == Some(&0);

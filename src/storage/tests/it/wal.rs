@@ -382,6 +382,36 @@ fn a_flipped_bit_is_reported_with_file_and_offset() {
     assert!(silent.is_empty(), "flips that lost records without a word: {silent:?}");
 }
 
+/// Where a record reaches a byte into its last sector, one bit makes zeros of it: what a lost sector would look like, but for what
+/// follows.
+#[test]
+fn a_zero_at_the_end_of_a_record_is_no_torn_tail_if_another_follows() {
+    for bytes in 300..=600 {
+        let mut disk = fresh();
+        let mut wal = Wal::create(&mut disk, dir(), Bytes::from_static(b"meta"), OPTS).unwrap();
+        let mut ops = Vec::new();
+        let entries = [entry(1, 1, &vec![1; bytes]), entry(1, 2, b"behind")];
+        wal.append(&Save { entries: &entries, sync: true, ..Save::default() }, &mut ops);
+        run(&mut disk, &ops).unwrap();
+        let mut offsets = Vec::new();
+        let mut note = |record: norn_storage::wal::Record| {
+            offsets.push((record.offset, record.data.len() as u64));
+            Ok(())
+        };
+        Wal::records(&disk, &dir(), &mut note).unwrap();
+        let ((offset, _), (next, _)) = (offsets[offsets.len() - 2], offsets[offsets.len() - 1]);
+        let image = disk.read_at(&first_file(), offset, (next - offset) as usize).unwrap();
+        let last = offset + image.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+        assert!(disk.flip_bit(&first_file(), last, 0));
+        match Wal::open(&mut disk, dir(), START, OPTS) {
+            Err(WalError::Corrupt { file, offset: at, .. }) => {
+                assert_eq!((file, at), (first_file(), offset));
+            }
+            other => panic!("{bytes}: {:?}", other.map(|(_, replay)| replay)),
+        }
+    }
+}
+
 /// An entry without data has the fields of a state. What follows tells them apart.
 #[test]
 fn an_entry_read_as_a_state_and_a_state_read_as_an_entry_are_reported() {
