@@ -16,7 +16,7 @@ usage: norn-sim run --seed N             one seed, with its options and its coun
 
 What to run:
   --tier core|cluster         nodes in one thread (default), or whole servers under madsim
-  --profile swarm|calm|storm|busy
+  --profile swarm|calm|storm|ruin|busy
                               a draw of faults (default), none, all, or none and clients that never think
   --bug NAME                  (core tier) a mistake of the harness: must fail
   --plant NAME                a mistake in the server (src/planted): must fail

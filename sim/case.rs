@@ -38,6 +38,7 @@ pub fn profile(name: &str) -> Option<Profile> {
         "swarm" => Profile::Swarm,
         "calm" => Profile::Calm,
         "storm" => Profile::Storm,
+        "ruin" => Profile::Ruin,
         "busy" => Profile::Busy,
         _ => return None,
     })
@@ -48,6 +49,7 @@ fn profile_name(profile: Profile) -> &'static str {
         Profile::Swarm => "swarm",
         Profile::Calm => "calm",
         Profile::Storm => "storm",
+        Profile::Ruin => "ruin",
         Profile::Busy => "busy",
     }
 }

@@ -103,6 +103,29 @@ pub enum Way {
     In,
 }
 
+/// Of the profile in which nobody must recover: these faults last until after its end.
+const ENDLESS_PERMILLE: u64 = 60;
+const ENDLESS_US: u64 = 3_600_000_000;
+
+impl Fault {
+    fn for_ever(&mut self) {
+        match self {
+            Fault::Crash { down_us: us, .. }
+            | Fault::Blackout { down_us: us, .. }
+            | Fault::Rot { down_us: us, .. }
+            | Fault::Unreadable { down_us: us, .. }
+            | Fault::Upgrade { down_us: us, .. }
+            | Fault::Partition { for_us: us, .. }
+            | Fault::Pause { for_us: us, .. }
+            | Fault::AtElection { for_us: us, .. }
+            | Fault::Upon { for_us: us, .. }
+            | Fault::PauseLeader { for_us: us }
+            | Fault::Full { for_us: us, .. } => *us = ENDLESS_US,
+            Fault::FailSync { .. } | Fault::Transfer { .. } | Fault::Stray { .. } => {}
+        }
+    }
+}
+
 impl Way {
     /// The links between a member and all others that this cuts.
     pub fn links(self, node: usize, machines: usize) -> Vec<(usize, usize)> {
@@ -351,6 +374,9 @@ pub fn draw(options: &Options, rng: &mut Rng) -> Vec<(u64, Fault)> {
         if options.is_mixed && options.profile != Profile::Calm && is_old {
             list.push((at, Fault::Upgrade { node, down_us }));
         }
+    }
+    if options.profile == Profile::Ruin {
+        list.iter_mut().filter(|_| rng.permille(ENDLESS_PERMILLE)).for_each(|(_, f)| f.for_ever());
     }
     list
 }

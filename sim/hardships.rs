@@ -22,7 +22,7 @@ impl Hardships {
     pub fn draw(profile: Profile, rng: &mut Rng) -> Hardships {
         let mut fault = |low: u64, high: u64, permille: u64| {
             let (value, on) = (rng.between(low, high), rng.permille(permille));
-            if !profile.is_calm() && (on || profile == Profile::Storm) { value } else { 0 }
+            if !profile.is_calm() && (on || profile.is_stormy()) { value } else { 0 }
         };
         let seconds = 1_000_000;
         Hardships {

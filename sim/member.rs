@@ -36,6 +36,8 @@ pub struct Member {
     pub paused_until: u64,
     /// When it goes on, calls come before everything else.
     pub calls_first: bool,
+    /// It is being told what came meanwhile.
+    pub is_waking: bool,
     /// A bit of its disk was flipped: it may refuse to open, and stop, and is replaced then. It must not tell what is not so.
     pub is_rotten: bool,
     pub is_replaced: bool,

@@ -1,5 +1,7 @@
 //! What a seed stands for: topology, sizes, workload and fault mix. Everything is drawn here and printed.
 
+use norn_node::Limits;
+
 use crate::hardships::Hardships;
 use crate::less::Less;
 use crate::rng::Rng;
@@ -42,6 +44,9 @@ pub enum Profile {
     Calm,
     /// Every kind of fault, always.
     Storm,
+    /// Every kind of fault, and more of them than a cluster survives: disks that rot in all members, who may not come back, cuts that
+    /// stay. Nobody must recover; what is said meanwhile must be true.
+    Ruin,
     /// No faults, and clients that never think: how fast the simulator is when nothing waits.
     Busy,
 }
@@ -49,6 +54,11 @@ pub enum Profile {
 impl Profile {
     pub fn is_calm(self) -> bool {
         matches!(self, Profile::Calm | Profile::Busy)
+    }
+
+    /// Every kind of fault, always.
+    pub fn is_stormy(self) -> bool {
+        matches!(self, Profile::Storm | Profile::Ruin)
     }
 }
 
@@ -140,6 +150,8 @@ pub struct Options {
     pub memory_entries: u64,
     pub watch_responses: usize,
     pub watch_revisions: usize,
+    /// What members hold for others.
+    pub limits: Limits,
     /// Of the cluster tier.
     pub hardships: Hardships,
     /// What is left out of all this.
@@ -151,7 +163,7 @@ impl Options {
         let mut rng = Rng::new(seed);
         let r = &mut rng;
         let calm = profile.is_calm();
-        let storm = profile == Profile::Storm;
+        let storm = profile.is_stormy();
         let snapshot_count = *r.pick(&[10, 25, 60, 200, 2000]);
         let mut fault = |low: u64, high: u64, permille: u64| {
             let (value, on) = (r.between(low, high), r.permille(permille));
@@ -241,6 +253,7 @@ impl Options {
             memory_entries: 0,
             watch_responses: 0,
             watch_revisions: 0,
+            limits: Limits::default(),
             hardships: Hardships::draw(profile, &mut Rng::new(seed ^ 0x4861_7264_7368)),
             less: Less::default(),
         };
@@ -252,6 +265,7 @@ impl Options {
         options.is_mixed = Rng::new(seed ^ 0x004d_6978_6564).permille(300);
         options.draw_garbling(&mut Rng::new(seed ^ 0x4761_7262_6c65));
         options.draw_elections(&mut Rng::new(seed ^ 0x456c_6563_7473));
+        options.draw_limits(&mut Rng::new(seed ^ 0x004c_696d_6974));
         if profile == Profile::Busy {
             options.saturate();
         }
@@ -260,7 +274,7 @@ impl Options {
 
     /// Faults that wait for their moment. (From a source of their own, too.)
     fn draw_windows(&mut self, r: &mut Rng) {
-        let (calm, storm) = (self.profile.is_calm(), self.profile == Profile::Storm);
+        let (calm, storm) = (self.profile.is_calm(), self.profile.is_stormy());
         let mut fault = |low: u64, high: u64, permille: u64| {
             let (value, on) = (r.between(low, high), r.permille(permille));
             if !calm && (on || storm) { value } else { 0 }
@@ -302,7 +316,7 @@ impl Options {
 
     fn draw_members(&mut self, rng: &mut Rng) {
         let (every, is_on) = (rng.between(300_000, 3_000_000), rng.permille(350));
-        if self.profile == Profile::Storm || (self.profile == Profile::Swarm && is_on) {
+        if self.profile.is_stormy() || (self.profile == Profile::Swarm && is_on) {
             self.member_every_us = every;
         }
         self.strict_reconfig = rng.permille(200);
@@ -313,7 +327,7 @@ impl Options {
         let (every, gets_full) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
         let (flips, rots) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
         // (Whoever replaces a member with a bad disk changes nothing else meanwhile.)
-        let rots = if self.profile == Profile::Storm { rng.permille(500) } else { rots };
+        let rots = if self.profile.is_stormy() { rng.permille(500) } else { rots };
         if !self.profile.is_calm() && rots {
             self.rot_every_us = flips;
             self.member_every_us = 0;
@@ -321,14 +335,14 @@ impl Options {
         if !self.profile.is_calm() && has_quota {
             self.quota_bytes = quota;
         }
-        if self.profile == Profile::Storm || (self.profile == Profile::Swarm && gets_full) {
+        if self.profile.is_stormy() || (self.profile == Profile::Swarm && gets_full) {
             self.full_every_us = every;
         }
     }
 
     /// Disks that do not give back what was written.
     fn draw_disks(&mut self, rng: &mut Rng) {
-        let storm = self.profile == Profile::Storm;
+        let storm = self.profile.is_stormy();
         let (reads, fails_reads) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
         let (writes, misdirects) = (rng.between(1_000_000, 8_000_000), rng.permille(200));
         if self.profile.is_calm() {
@@ -353,7 +367,7 @@ impl Options {
 
     fn draw_garbling(&mut self, rng: &mut Rng) {
         let (permille, is_on) = (rng.between(1, 30), rng.permille(200));
-        if self.profile == Profile::Storm || (self.profile == Profile::Swarm && is_on) {
+        if self.profile.is_stormy() || (self.profile == Profile::Swarm && is_on) {
             self.garble_permille = permille;
         }
     }
@@ -362,6 +376,24 @@ impl Options {
     fn draw_elections(&mut self, rng: &mut Rng) {
         let (weight, is_on) = (rng.between(1, 12), rng.permille(300));
         self.stories[6] = if is_on { weight } else { 0 };
+    }
+
+    /// Limits that are reached. (In a quarter of the runs: they keep much else from happening.)
+    fn draw_limits(&mut self, rng: &mut Rng) {
+        if !rng.permille(250) || self.profile.is_calm() {
+            return;
+        }
+        let many = Limits::default();
+        self.limits = Limits {
+            held_proposals: *rng.pick(&[many.held_proposals as u64, 4]) as usize,
+            apply_gap: *rng.pick(&[many.apply_gap, 20]),
+            unwritten_bytes: *rng.pick(&[many.unwritten_bytes as u64, 20_000, 500]) as usize,
+            unapplied_bytes: *rng.pick(&[many.unapplied_bytes, 20_000, 2_000]),
+            uncommitted_bytes: *rng.pick(&[many.uncommitted_bytes, 20_000, 2_000]),
+            inflight_messages: *rng.pick(&[many.inflight_messages as u64, 8, 2]) as usize,
+            reads: *rng.pick(&[many.reads as u64, 8, 2]) as usize,
+            log_bytes: *rng.pick(&[many.log_bytes as u64, 20_000, 2_000]) as usize,
+        };
     }
 
     /// The shortest time after which a member that hears of no leader looks for another one.

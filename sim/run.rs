@@ -7,7 +7,7 @@ use prost::Message as _;
 use crate::check::linearizable::Effort;
 use crate::check::{convergence, lease};
 use crate::history::{Failure, Outcome};
-use crate::options::Options;
+use crate::options::{Options, Profile};
 use crate::tally::Tally;
 use crate::verdict::{self, Record};
 use crate::workload;
@@ -42,7 +42,8 @@ pub fn run(options: Options, keeps_records: bool) -> Report {
     let mut world = World::new(options, keeps_records);
     world.run_until(world.options.safety_us);
     let mut effort = Effort::default();
-    if world.failure.is_none() {
+    let recovers = world.options.profile != Profile::Ruin;
+    if world.failure.is_none() && recovers {
         recover(&mut world);
     }
     if world.failure.is_none() {
@@ -53,7 +54,7 @@ pub fn run(options: Options, keeps_records: bool) -> Report {
             raft: &world.raft,
             times: &world.times,
             drift_ppm: Some(world.options.drift_ppm),
-            quiet_revision: world.quiet_revision,
+            quiet_revision: recovers.then_some(world.quiet_revision),
         };
         if let Err(failure) = verdict::judge(&record, &mut effort) {
             world.fail(failure);

@@ -17,8 +17,8 @@ pub struct Record<'a> {
     pub times: &'a Times,
     /// How much faster than true time members' clocks may be; `None`: they jump.
     pub drift_ppm: Option<u64>,
-    /// The revision when the cluster had converged.
-    pub quiet_revision: i64,
+    /// The revision when the cluster had converged; `None`: nobody waited for that.
+    pub quiet_revision: Option<i64>,
 }
 
 pub fn judge(record: &Record<'_>, effort: &mut Effort) -> Verdict {
@@ -34,7 +34,7 @@ pub fn judge(record: &Record<'_>, effort: &mut Effort) -> Verdict {
     stories::check(record.ops, model)?;
     for (at, span) in record.spans.iter().enumerate() {
         // What happened in the last moments may still be on its way.
-        let until = record.open.contains(&at).then_some(record.quiet_revision);
+        let until = record.quiet_revision.filter(|_| record.open.contains(&at));
         watch::check(span, model, until)?;
     }
     Ok(())

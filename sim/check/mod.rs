@@ -1,5 +1,6 @@
 //! Oracles, one file per promise.
 
+pub mod bounds;
 pub mod convergence;
 pub mod disks;
 pub mod durability;

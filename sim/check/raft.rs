@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use norn_node::{Node, Reader};
 use norn_raft::{Entry, Index};
 
+use crate::check::bounds;
 use crate::check::disks::Disks;
 use crate::history::{Failure, Verdict};
 use crate::model::Model;
@@ -17,6 +18,8 @@ pub struct RaftCheck {
     log: BTreeMap<u64, Entry>,
     /// Per member: term, commit, applied of this incarnation.
     last: BTreeMap<u64, (u64, u64, u64)>,
+    /// Per member: entries of its log that it has not applied. (It may drop one in the turn that applies it.)
+    coming: BTreeMap<u64, BTreeMap<u64, Entry>>,
     /// Per member: the commit index that it had made durable.
     durable: BTreeMap<u64, u64>,
     disks: Disks,
@@ -88,9 +91,11 @@ impl RaftCheck {
         }
         *durable = node.durable_commit().max(*durable);
         self.disks.observe(node, is_elected)?;
+        bounds::observe(node)?;
         for index in before.2 + 1..=now.2 {
             self.compare_entry(node, index)?;
         }
+        self.look_ahead(node);
         if now.2 > before.2 {
             self.take_in();
             // (Who failed may have half applied what it failed upon, and keeps it to itself.)
@@ -103,10 +108,16 @@ impl RaftCheck {
 
     fn compare_entry<R: Reader>(&mut self, node: &Node<R>, index: u64) -> Verdict {
         let storage = node.raft().storage();
-        let Ok(found) = storage.entries(Index(index), Index(index + 1), u64::MAX) else {
-            return Ok(());
+        let stored = storage.entries(Index(index), Index(index + 1), u64::MAX).ok();
+        let stored = stored.and_then(|found| found.into_iter().next());
+        let came = || {
+            // (What it had there was replaced if a snapshot came instead, of another history.)
+            let base = Index(storage.first_index().0 - 1);
+            let coming = self.coming.get(&node.id())?;
+            let is_kept = storage.term(base).ok()? == coming.get(&base.0)?.term;
+            coming.get(&index).filter(|_| is_kept).cloned()
         };
-        let Some(entry) = found.into_iter().next() else { return Ok(()) };
+        let Some(entry) = stored.or_else(came) else { return Ok(()) };
         match self.log.get(&index) {
             None => {
                 self.log.insert(index, entry);
@@ -117,6 +128,23 @@ impl RaftCheck {
                 let detail = format!("index {index}: {first:?}; on {:x}: {entry:?}", node.id());
                 Err(Failure::new("An applied entry is the same on every member.", detail))
             }
+        }
+    }
+
+    fn look_ahead<R: Reader>(&mut self, node: &Node<R>) {
+        let (raft, coming) = (node.raft(), self.coming.entry(node.id()).or_default());
+        // (What stood behind a log's end is of the past, even if the log grows again.)
+        coming.split_off(&(raft.last_index().0 + 1));
+        for index in (node.applied() + 1..=raft.last_index().0).rev() {
+            let Some(entry) = raft.entry(Index(index)) else { break };
+            // (What is known of one is known of all before it.)
+            if coming.get(&index).is_some_and(|known| known.term == entry.term) {
+                break;
+            }
+            coming.insert(index, entry.clone());
+        }
+        while coming.first_key_value().is_some_and(|(index, _)| *index <= node.applied()) {
+            coming.pop_first();
         }
     }
 

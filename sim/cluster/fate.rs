@@ -119,6 +119,7 @@ impl Fate for Norns {
             image_debt_bytes: options.image_debt_bytes,
             image_step_bytes: options.image_step_bytes,
             cache_bytes: options.cache_bytes,
+            limits: options.limits,
             ..config
         }
     }

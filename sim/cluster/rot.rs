@@ -16,6 +16,7 @@ use super::members::crash;
 use super::operator::peer_url;
 use super::state::{State, state};
 use crate::disk::still;
+use crate::options::Profile;
 use crate::record::What;
 use crate::rng::Rng;
 
@@ -31,7 +32,8 @@ pub fn strike(state: &Rc<State>, rng: &mut Rng, node: usize, draw: u64, down_us:
     let voters = members.iter().filter(|member| member.is_member && !member.is_learner).count();
     let is_first = !members.iter().any(|member| member.is_rotten);
     drop(members);
-    if voters < VOTERS_MIN || !is_first || !world::is_running(node) {
+    let may_rot = (voters >= VOTERS_MIN && is_first) || state.options.profile == Profile::Ruin;
+    if !may_rot || !world::is_running(node) {
         return;
     }
     crash(state, rng, node, Death::Power, down_us);

@@ -14,7 +14,7 @@ use crate::check::convergence::{self, Standing};
 use crate::check::linearizable::Effort;
 use crate::check::{lease, watch};
 use crate::history::Failure;
-use crate::options::Options;
+use crate::options::{Options, Profile};
 use crate::panics;
 use crate::rng::Rng;
 use crate::run::LEASES_END_US;
@@ -54,6 +54,7 @@ pub fn run(options: Options, keeps_records: bool) -> Report {
     // (What the panic or the end left behind must not run.)
     std::mem::forget(runtime);
     if !state.has_failed() {
+        let recovers = state.options.profile != Profile::Ruin;
         let open: Vec<usize> = state.open.borrow().iter().copied().flatten().collect();
         let record = Record {
             ops: &state.ops.borrow(),
@@ -63,7 +64,7 @@ pub fn run(options: Options, keeps_records: bool) -> Report {
             times: &state.times.borrow(),
             // (Where clocks have rates of their own, they also jump.)
             drift_ppm: (state.options.drift_ppm == 0).then_some(0),
-            quiet_revision: state.quiet_revision.get(),
+            quiet_revision: recovers.then(|| state.quiet_revision.get()),
         };
         if let Err(failure) = verdict::judge(&record, &mut effort) {
             state.fail(failure);
@@ -111,7 +112,7 @@ async fn live(state: &Rc<State>) {
     let mut crashes = rng.fork(6);
     prober::start(host, rng.fork(7));
     safety(state, &mut crashes, strikes).await;
-    if !state.has_failed() {
+    if !state.has_failed() && state.options.profile != Profile::Ruin {
         recover(state, &mut crashes).await;
     }
 }

@@ -32,6 +32,13 @@ fn stormy_seeds_hold() {
 }
 
 #[test]
+fn what_ruined_clusters_say_holds() {
+    for n in 0..100 {
+        must_hold(&seed(n, Profile::Ruin, None));
+    }
+}
+
+#[test]
 fn calm_seeds_hold() {
     for n in 0..30 {
         must_hold(&seed(n, Profile::Calm, None));

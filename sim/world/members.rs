@@ -6,6 +6,7 @@ use norn_node::{Config, Host, Input, Node, NodeEvent, Start, WatchLimits};
 use norn_storage::{DiskRead, FileName};
 
 use super::{Event, QUEUES, Waiting, World};
+use crate::check::bounds;
 use crate::disk::SimDisk;
 use crate::history::{Failure, Outcome};
 use crate::member::{Clock, CrashPoint, Member, Seen};
@@ -195,7 +196,11 @@ impl World {
             let detail = format!("n{} could not read {file}, and goes on", node + 1);
             return self.fail(Failure::new("Who cannot read its disk stops.", detail));
         }
-        if let Err(failure) = self.raft.observe(host.node()) {
+        // (Whoever stopped answers nobody; whoever wakes up may not have heard who is gone.)
+        let calls = || self.waiting.values().filter(|(at, _)| *at == node).count();
+        let is_excused = has_failed || member.is_waking || !member.inbox.is_empty();
+        let waiting = if is_excused { Ok(()) } else { bounds::waiting(host.node(), calls) };
+        if let Err(failure) = waiting.and_then(|()| self.raft.observe(host.node())) {
             self.fail(failure);
             return;
         }
@@ -403,6 +408,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
         responses_in_flight: options.watch_responses,
         catch_up_revisions: options.watch_revisions,
     };
+    config.limits = options.limits;
     config.lease_checkpoint = options.lease_checkpoint;
     config.watch_progress_interval_ms = options.watch_progress_ms;
     if options.is_mixed {
@@ -429,6 +435,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
         inbox: Vec::new(),
         paused_until: 0,
         calls_first: false,
+        is_waking: false,
         crash_in: None,
         boot_syncs: 0,
         boot_read: 0,

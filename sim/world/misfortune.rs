@@ -116,12 +116,15 @@ impl World {
         }
         let mut inputs = std::mem::take(&mut member.inbox);
         if std::mem::take(&mut member.calls_first) {
+            member.is_waking = true;
             self.renew_aside(node);
             let is_call = |input: &mut Input| matches!(input, Input::Call { .. });
             let calls = inputs.extract_if(.., is_call).collect();
             self.turns(node, calls);
             // (And what members sent, one by one.)
-            return inputs.into_iter().for_each(|input| self.turn(node, input));
+            inputs.into_iter().for_each(|input| self.turn(node, input));
+            self.members[node].is_waking = false;
+            return;
         }
         self.turns(node, inputs);
     }

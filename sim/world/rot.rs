@@ -1,6 +1,6 @@
 //! Disks that do not keep what was written, and what an operator does about a member that noticed.
 //!
-//! One in a run, of at least three voters: the others have everything that was acknowledged. Only what lies still is flipped.
+//! One in a run, of at least three voters (but for the profile in which nobody must recover): the others have everything that was acknowledged. Only what lies still is flipped.
 //! The end of a WAL cannot be told from a write that the power failure tore, so that a flip there takes away what was
 //! acknowledged, and nobody can notice.
 
@@ -12,6 +12,7 @@ use prost::Message as _;
 
 use super::{CallFor, Event, World};
 use crate::disk::still;
+use crate::options::Profile;
 use crate::record::What;
 use crate::rng::Rng;
 
@@ -21,7 +22,8 @@ const VOTERS_MIN: usize = 3;
 
 impl World {
     pub(super) fn rot(&mut self, node: usize, draw: u64, down_us: u64) {
-        if !self.may_rot(node) {
+        let is_ruin = self.options.profile == Profile::Ruin && self.members[node].host.is_some();
+        if !is_ruin && !self.may_rot(node) {
             return;
         }
         self.crash(node, true, down_us);

@@ -41,7 +41,7 @@ pub use index::KeyIndex;
 pub use key_value::{CodecError, KeyValue};
 pub use range::{Bounds, KeyRange, RangeRequest, RangeResult, SortOrder, SortTarget};
 pub use revision::Revision;
-pub use store::{Change, CompactProgress, Store, Values, WriteTxn};
+pub use store::{COMPACTION_HASHES_MAX, Change, CompactProgress, Store, Values, WriteTxn};
 pub use txn::{
     ApplyError, CheckError, Compare, CompareOp, CompareTarget, DeleteRequest, DeleteResult, Op,
     OpResult, PutRequest, PutResult, TxnRequest, TxnResult, check_txn,

@@ -37,7 +37,7 @@ pub trait Values {
 }
 
 /// Hashes of compactions remembered, as many as etcd does.
-const COMPACTION_HASHES_MAX: usize = 10;
+pub const COMPACTION_HASHES_MAX: usize = 10;
 
 /// See the crate's page. All methods that need values are given the port.
 #[derive(Clone, Debug)]
@@ -203,6 +203,10 @@ impl Store {
         }
         self.compactions.pop_front();
         Ok(CompactProgress::Finished(main))
+    }
+
+    pub fn compaction_hash_count(&self) -> usize {
+        self.hashes.len()
     }
 
     /// The hash that a finished compaction left, if this revision had one.

@@ -16,30 +16,44 @@ use crate::wire::Writer;
 use crate::{Error, Node, Reader, convert};
 
 impl<R: Reader> Node<R> {
-    pub(crate) fn apply_entries(&mut self, entries: &[Entry]) {
-        for entry in entries {
-            if self.is_failed {
-                return;
-            }
-            if entry.index.0 <= self.applied {
-                continue;
-            }
-            assert_eq!(entry.index.0, self.applied + 1, "entries are applied without gaps");
-            let was_first_of_term = entry.term.0 > self.applied_term;
-            self.applied = entry.index.0;
-            self.applied_term = entry.term.0;
-            self.work.has_applied = true;
-            self.counters.proposals_committed += 1;
-            match entry.kind {
-                EntryKind::Normal if entry.data.is_empty() => self.new_term(was_first_of_term),
-                EntryKind::Normal => self.apply_normal(entry.data.clone()),
-                EntryKind::ConfChange => self.apply_conf_change(entry.data.clone()),
-                EntryKind::ConfChangeV2 => {
-                    self.fail("the log holds a joint membership change, which etcd never writes");
+    /// Applies what raft has handed over, as long as the disk of the revision log keeps up.
+    pub(crate) fn apply_held(&mut self) {
+        while let Some(message) = self.work.applies.pop_front() {
+            for entry in &message.entries {
+                if self.is_failed {
+                    return;
                 }
+                if entry.index.0 <= self.applied {
+                    continue;
+                }
+                let room = self.config.limits.unwritten_bytes;
+                if self.unwritten_bytes() >= room && !planted!(UnwrittenUnbounded) {
+                    return self.work.applies.push_front(message);
+                }
+                self.apply_entry(entry);
             }
-            self.counters.proposals_applied += 1;
+            for response in message.responses {
+                self.step_self(response);
+            }
         }
+    }
+
+    fn apply_entry(&mut self, entry: &Entry) {
+        assert_eq!(entry.index.0, self.applied + 1, "entries are applied without gaps");
+        let was_first_of_term = entry.term.0 > self.applied_term;
+        self.applied = entry.index.0;
+        self.applied_term = entry.term.0;
+        self.work.has_applied = true;
+        self.counters.proposals_committed += 1;
+        match entry.kind {
+            EntryKind::Normal if entry.data.is_empty() => self.new_term(was_first_of_term),
+            EntryKind::Normal => self.apply_normal(entry.data.clone()),
+            EntryKind::ConfChange => self.apply_conf_change(entry.data.clone()),
+            EntryKind::ConfChangeV2 => {
+                self.fail("the log holds a joint membership change, which etcd never writes");
+            }
+        }
+        self.counters.proposals_applied += 1;
     }
 
     /// The empty entry with which a leader begins. (Later ones of its term are changes of the membership that were refused: if they

@@ -18,6 +18,8 @@ pub(crate) struct Backend<R> {
     /// Applied in this turn, not appended yet. Readable.
     revisions: Vec<RevisionRecord>,
     tables: Vec<TableRecord>,
+    /// Of those revisions.
+    bytes: usize,
 }
 
 /// Why a value is not to be had.
@@ -43,14 +45,20 @@ impl std::error::Error for BackendError {}
 
 impl<R: Reader> Backend<R> {
     pub(crate) fn new(log: RevisionLog<R>, reader: R) -> Backend<R> {
-        Backend { log, reader, revisions: Vec::new(), tables: Vec::new() }
+        Backend { log, reader, revisions: Vec::new(), tables: Vec::new(), bytes: 0 }
     }
 
     pub(crate) fn reader(&self) -> &R {
         &self.reader
     }
 
+    /// What was applied and is not on the disk of the revision log.
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        self.bytes + self.log.unwritten_bytes()
+    }
+
     pub(crate) fn add_changes(&mut self, changes: &[Change]) {
+        self.bytes += changes.iter().map(|change| change.record.len()).sum::<usize>();
         self.revisions.extend(changes.iter().map(|change| RevisionRecord {
             main: change.revision.main,
             sub: change.revision.sub,
@@ -80,6 +88,7 @@ impl<R: Reader> Backend<R> {
         let id = self.log.append(&batch, ops);
         self.revisions.clear();
         self.tables.clear();
+        self.bytes = 0;
         id
     }
 }

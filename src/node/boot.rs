@@ -62,12 +62,6 @@ impl From<RevLogError> for BootError {
     }
 }
 
-/// Payload bytes that a leader holds uncommitted before it refuses proposals. etcd has no limit; this one is memory
-/// for several seconds of a busy server whose quorum is unreachable.
-const UNCOMMITTED_BYTES_MAX: u64 = 512 << 20;
-/// As etcd sets it.
-const INFLIGHT_MESSAGES_MAX: usize = 512;
-
 /// The parts that come from the revision log.
 struct State {
     store: Store,
@@ -106,8 +100,9 @@ impl Config {
         raft.heartbeat_ticks = 1;
         raft.applied = Index(applied);
         raft.message_bytes_max = self.message_bytes_max;
-        raft.uncommitted_bytes_max = UNCOMMITTED_BYTES_MAX;
-        raft.inflight_messages_max = INFLIGHT_MESSAGES_MAX;
+        raft.uncommitted_bytes_max = self.limits.uncommitted_bytes;
+        raft.inflight_messages_max = self.limits.inflight_messages;
+        raft.reads_max = self.limits.reads;
         raft.check_quorum = true;
         raft.pre_vote = self.pre_vote;
         raft.async_storage_writes = true;

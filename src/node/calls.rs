@@ -10,7 +10,7 @@ use prost::Message;
 use crate::command::{Command, CommandHeader};
 use crate::input::{Method, Token};
 use crate::lease::RenewError;
-use crate::node::{APPLY_GAP_MAX, HELD_PROPOSALS_MAX, Proposal};
+use crate::node::Proposal;
 use crate::reads::{Read, ReadKind};
 use crate::watchers::StreamId;
 use crate::wire::{Header, Writer};
@@ -115,9 +115,16 @@ impl<R: Reader> Node<R> {
     }
 
     pub(crate) fn forget(&mut self, token: Token) {
+        if planted!(ForgottenKept) {
+            return;
+        }
         self.reads.forget(token);
         self.transfers.retain(|(other, _, _)| *other != token);
         self.changes.retain(|_, other| *other != token);
+        self.compact_waits.retain(|(_, other, _)| *other != token);
+        for tokens in self.lease_waits.values_mut() {
+            tokens.retain(|other| *other != token);
+        }
     }
 
     fn range(&mut self, token: Token, body: Bytes) -> Result<Option<Bytes>, Error> {
@@ -490,10 +497,11 @@ impl<R: Reader> Node<R> {
 
     /// Sends a request through the log; its reply comes when it is applied here.
     fn propose(&mut self, token: Token, command: &Command) -> Result<Option<Bytes>, Error> {
-        if self.raft.committed().0 > self.applied + APPLY_GAP_MAX {
+        let gap = self.raft.committed().0.saturating_sub(self.applied);
+        if gap > self.config.limits.apply_gap || self.is_swamped() {
             return Err(Error::TooManyRequests);
         }
-        if self.to_propose.len() >= HELD_PROPOSALS_MAX {
+        if self.to_propose.len() >= self.config.limits.held_proposals {
             return Err(Error::TooManyRequests);
         }
         let id = self.ids.next();

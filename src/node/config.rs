@@ -2,6 +2,7 @@
 
 use norn_storage::FileName;
 
+use crate::limits::Limits;
 use crate::members::Member;
 use crate::watchers::WatchLimits;
 
@@ -52,6 +53,7 @@ pub struct Config {
     pub auto_compaction: AutoCompaction,
     pub watch_progress_interval_ms: u64,
     pub watch_limits: WatchLimits,
+    pub limits: Limits,
     pub lease_checkpoint: bool,
     /// Everything random in the node comes from here.
     pub seed: u64,
@@ -113,6 +115,7 @@ impl Config {
             auto_compaction: AutoCompaction::Off,
             watch_progress_interval_ms: 600_000,
             watch_limits: WatchLimits::default(),
+            limits: Limits::default(),
             lease_checkpoint: false,
             seed: 1,
             unix_ms_at_zero: 0,

@@ -34,6 +34,9 @@ const BULK_BYTES_MIN: usize = 256 << 10;
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// Bytes the collector reads per step: about ten milliseconds of disk.
 const COLLECT_BYTES: u64 = 4 << 20;
+/// Databases from leaders that wait to become the state: one that is about to, and one for which raft forgot the first. A disk that
+/// stands still while leaders go on sending would fill up with more.
+pub(crate) const RECEIVED_MAX: usize = 2;
 /// How long the log is kept after a member was sent a snapshot, so that it can go on from there.
 const SNAPSHOT_GRACE_MS: u64 = 30_000;
 
@@ -42,6 +45,8 @@ pub(crate) struct DiskWork {
     next_batch: u64,
     /// raft's orders to its append thread that are not on their way.
     pub(crate) appends: VecDeque<Message>,
+    /// What raft wants applied and was not, because too much of what was is not on disk.
+    pub(crate) applies: VecDeque<Message>,
     log: Option<LogWrite>,
     bulk: Option<BulkWrite>,
     /// The next bulk batch, and what to do when it is done.
@@ -449,8 +454,9 @@ impl<R: Reader> Node<R> {
     /// Whether the next bulk batch has something in it that should not wait, or enough of what may.
     fn bulk_is_due(&self) -> bool {
         let may_wait = |part: &BulkPart| matches!(part, BulkPart::Appended(_));
+        let most = self.config.limits.unwritten_bytes / 2;
         self.work.bulk_is_due
-            || self.work.bulk_bytes >= BULK_BYTES_MIN
+            || self.work.bulk_bytes >= BULK_BYTES_MIN.min(most)
             || !self.work.bulk_parts.iter().all(may_wait)
     }
 
@@ -584,17 +590,22 @@ impl<R: Reader> Node<R> {
     fn recorded(&mut self, snapshot: &WalSnapshot) {
         self.wal.release_to(snapshot.index);
         let (dir, max) = (&self.config.snap_dir, self.config.snapshots_max);
+        let received = &self.work.received;
+        let is_wanted = |file: &FileName| received.values().any(|wanted| wanted == file);
         // (A directory that cannot be listed now will be purged at the next checkpoint.)
-        let _ = snap_file::purge(self.backend.reader(), dir, max, &mut self.work.bulk_ops);
+        let _ =
+            snap_file::purge(self.backend.reader(), dir, max, &is_wanted, &mut self.work.bulk_ops);
         self.work.bulk_parts.push(BulkPart::Other);
     }
 
     /// Forgets entries that no member in reach will ask for.
     fn compact_memory(&mut self) {
-        if self.applied <= self.work.memory_index + self.config.memory_entries
+        let is_kept = self.applied <= self.work.memory_index + self.config.memory_entries
             || self.work.sending > 0
-            || self.now < self.work.keep_log_until
-        {
+            || self.now < self.work.keep_log_until;
+        let bytes_max = self.config.limits.log_bytes;
+        let is_full = self.log_bytes() > bytes_max && !planted!(LogBytesUnread);
+        if is_kept && !is_full {
             return;
         }
         let stable = self.raft.storage().last_index().0;
@@ -607,7 +618,14 @@ impl<R: Reader> Node<R> {
         let storage = self.raft.storage_mut();
         // (Both refuse only what was done before.)
         let _ = storage.create_snapshot(index, conf_state, Bytes::new());
-        let keep_from = self.applied.saturating_sub(self.config.catch_up_entries);
+        let mut keep_from = 0;
+        if !is_kept {
+            keep_from = self.applied.saturating_sub(self.config.catch_up_entries);
+        }
+        if is_full {
+            // (To half of what there may be: not with every entry again.)
+            keep_from = storage.index_keeping(index, bytes_max as u64 / 2).0.max(keep_from);
+        }
         if keep_from > 0 {
             let _ = storage.compact(norn_raft::Index(keep_from));
         }
@@ -626,7 +644,14 @@ impl<R: Reader> Node<R> {
         if self.members.is_removed(message.from.0) {
             return;
         }
-        self.work.received.insert(snapshot.index.0, file);
+        let received = &mut self.work.received;
+        if received.len() >= RECEIVED_MAX && !received.contains_key(&snapshot.index.0) {
+            // As if it were lost: whoever sent it will ask, and send another.
+            self.work.bulk_ops.push(DiskOp::Remove { file });
+            self.work.bulk_parts.push(BulkPart::Other);
+            return;
+        }
+        received.insert(snapshot.index.0, file);
         let _ = self.raft.step(message);
     }
 

@@ -20,7 +20,7 @@ use crate::input::{NodeEvent, Token};
 use crate::{Error, Node, Reader};
 
 /// Exports asked for and not begun. A member that finds no place is sent its snapshot when raft tries again.
-const QUEUE_MAX: usize = 16;
+pub(crate) const QUEUE_MAX: usize = 16;
 /// Revisions written per step: about a megabyte.
 const STEP_RECORDS: usize = 4_096;
 const PAGE_BYTES: u32 = 4096;
@@ -99,6 +99,10 @@ impl Exports {
     /// History must not lose anything now.
     pub(crate) fn is_busy(&self) -> bool {
         self.job.as_ref().is_some_and(|job| !job.is_complete)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len() + usize::from(self.job.is_some())
     }
 
     pub(crate) fn can_step(&self) -> bool {

@@ -22,11 +22,6 @@ use crate::watchers::Watchers;
 use crate::wire::Header;
 use crate::{Error, Reader, Time};
 
-/// Entries that may be committed and not applied before proposals are refused (etcd's limit).
-pub(crate) const APPLY_GAP_MAX: u64 = 5_000;
-/// Proposals kept while no leader is known. Beyond it they are refused as overload: 16 k of them are memory for a few
-/// seconds of a busy server, which is how long an election takes.
-pub(crate) const HELD_PROPOSALS_MAX: usize = 16_384;
 /// Records of background compaction per turn: about a millisecond of work.
 const COMPACT_RECORDS_PER_TURN: usize = 1_000;
 
@@ -238,6 +233,7 @@ impl<R: Reader> Node<R> {
         self.campaign_alone();
         self.publish();
         self.propose_all();
+        self.apply_held();
         loop {
             self.ask_read_index();
             let mut is_quiet = true;
@@ -291,10 +287,8 @@ impl<R: Reader> Node<R> {
                     self.work.appends.push_back(message);
                 }
                 MessageKind::StorageApply => {
-                    self.apply_entries(&message.entries);
-                    for response in message.responses {
-                        self.step_self(response);
-                    }
+                    self.work.applies.push_back(message);
+                    self.apply_held();
                 }
                 MessageKind::Snap => self.start_snapshot(message),
                 _ if self.members.is_removed(message.to.0) => {}
@@ -313,6 +307,12 @@ impl<R: Reader> Node<R> {
 
     fn peer_message(&mut self, message: Message) {
         if self.members.is_removed(message.from.0) {
+            return;
+        }
+        let brings = matches!(message.kind, MessageKind::App | MessageKind::Prop)
+            && !message.entries.is_empty();
+        if brings && self.is_swamped() {
+            // As if it were lost: whoever sent it stops, and asks again.
             return;
         }
         // (Refusals mean a message from outside the membership, or a proposal without a leader: both are dropped.)

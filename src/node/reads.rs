@@ -58,6 +58,12 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
+    pub(crate) fn len(&self) -> usize {
+        let indexed = self.confirmed.values().chain(self.behind.values());
+        let asked = self.round.as_ref().map_or(0, |round| round.reads.len());
+        self.waiting.len() + asked + indexed.map(Vec::len).sum::<usize>()
+    }
+
     pub(crate) fn add(&mut self, read: Read) {
         self.waiting.push(read);
     }

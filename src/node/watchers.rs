@@ -80,7 +80,7 @@ struct Stream {
 
 impl Stream {
     fn has_room(&self) -> bool {
-        self.in_flight < self.in_flight_max
+        self.in_flight < self.in_flight_max || planted!(WatchRoomUnread)
     }
 }
 
@@ -148,6 +148,12 @@ impl Watchers {
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.in_flight = stream.in_flight.saturating_sub(count);
         }
+    }
+
+    /// Responses on their way of the stream that has most of them, and how many stop it.
+    pub fn fullest(&self) -> (usize, usize) {
+        let most = self.streams.values().map(|stream| stream.in_flight).max();
+        (most.unwrap_or(0), self.limits.responses_in_flight)
     }
 
     pub fn stream_count(&self) -> usize {

@@ -171,6 +171,16 @@ catalogue! {
     /// The previous value of an event is the one it has itself.
     PrevValueIsOwn: "constructed", Core("storm");
 
+    // Limits.
+    /// A watch stream has room however many responses are on their way.
+    WatchRoomUnread: "constructed", Core("storm");
+    /// The log in memory is kept for members that are behind, whatever its size.
+    LogBytesUnread: "constructed", Core("storm");
+    /// Applying goes on, however far the disk of the revision log is behind.
+    UnwrittenUnbounded: "constructed", Core("storm");
+    /// A call whose caller is gone is kept until it can be answered.
+    ForgottenKept: "constructed", Core("storm");
+
     // Leases.
     /// A leader that was replaced keeps its clocks, and revokes what the new one renews.
     RevokeByExLeader: "12528, 15247", Core("storm");

@@ -41,6 +41,9 @@ pub struct Config {
     pub inflight_messages_max: usize,
     /// Payload bytes in flight to one follower. 0: unlimited, else at least `message_bytes_max`.
     pub inflight_bytes_max: u64,
+    /// Reads that wait for a quorum, and as many that wait for the first commit of a term. Callers batch and retry, so this is
+    /// only reached by runaways; what exceeds it is dropped. At least 1.
+    pub reads_max: usize,
     /// A leader that does not hear from a quorum for `election_ticks` steps down, and followers that do
     /// hear from a leader refuse to vote.
     pub check_quorum: bool,
@@ -71,6 +74,7 @@ impl Config {
             uncommitted_bytes_max: 0,
             inflight_messages_max: 512,
             inflight_bytes_max: 0,
+            reads_max: 65_536,
             check_quorum: true,
             pre_vote: true,
             read_only: ReadOnly::Safe,
@@ -97,6 +101,9 @@ impl Config {
         }
         if self.inflight_messages_max == 0 {
             return Err(ConfigError::NoInflight);
+        }
+        if self.reads_max == 0 {
+            return Err(ConfigError::NoReads);
         }
         if self.inflight_bytes_max != 0 && self.inflight_bytes_max < self.message_bytes_max {
             return Err(ConfigError::InflightBytesTooSmall {
@@ -135,6 +142,7 @@ pub enum ConfigError {
         heartbeat_ticks: u32,
     },
     NoInflight,
+    NoReads,
     InflightBytesTooSmall {
         inflight_bytes_max: u64,
         message_bytes_max: u64,
@@ -166,6 +174,7 @@ impl fmt::Display for ConfigError {
                 f,
                 "election ticks ({election_ticks}) must exceed heartbeat ticks ({heartbeat_ticks})"
             ),
+            ConfigError::NoReads => write!(f, "waiting reads must be greater than 0"),
             ConfigError::NoInflight => write!(f, "in-flight messages must be greater than 0"),
             ConfigError::InflightBytesTooSmall { inflight_bytes_max, message_bytes_max } => write!(
                 f,

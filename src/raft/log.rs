@@ -65,6 +65,10 @@ impl Log {
     }
 
     /// Term at `index`; also known just before the first entry.
+    pub(crate) fn entry(&self, index: Index) -> Option<&Entry> {
+        self.unstable.entry(index).or_else(|| self.storage.entry(index))
+    }
+
     pub(crate) fn term(&self, index: Index) -> Result<Term, StorageError> {
         if let Some(term) = self.unstable.term(index) {
             return Ok(term);

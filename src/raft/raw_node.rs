@@ -396,6 +396,21 @@ impl RawNode {
         self.raft.log.first_unstable()
     }
 
+    /// The entry at `index`, durable or not, if it is in the log.
+    pub fn entry(&self, index: Index) -> Option<&Entry> {
+        self.raft.log.entry(index)
+    }
+
+    /// Payload bytes that this leader has proposed and not committed.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.raft.uncommitted_bytes
+    }
+
+    /// Reads that wait here for a quorum, and for the first commit of a term.
+    pub fn waiting_reads(&self) -> (usize, usize) {
+        self.raft.reads.waiting()
+    }
+
     /// Term of the entry at `index`, if it is in the log or just before it.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         self.raft.log.term(index).ok()

@@ -17,10 +17,6 @@ use crate::raft::Raft;
 use crate::sink::note;
 use crate::types::{Entry, Index, NodeId, ReadState};
 
-/// Bound on reads that wait for a quorum, and on reads that wait for the first commit of a term. Callers
-/// batch and retry, so this is only reached by runaways; what exceeds it is dropped.
-const READS_MAX: usize = 65_536;
-
 /// Reads that wait. Belongs to one leadership: discarded with it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReadQueue {
@@ -54,6 +50,11 @@ impl ReadQueue {
         }
     }
 
+    /// Reads that wait for a quorum, and for the first commit.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        (self.queue.len(), self.postponed.len())
+    }
+
     fn ack(&mut self, id: NodeId, number: u64) {
         // An echo cannot be ahead of us, unless it is corrupt.
         let number = number.min(self.confirmed + self.queue.len() as u64);
@@ -82,7 +83,7 @@ impl Raft {
         // Before its first commit a new leader may not know yet what is committed. etcd lets a single voter
         // answer at once; but the commit index on disk may trail what was acknowledged before a crash.
         if !self.has_committed_in_term() && !planted!(ReadBeforeCommit) {
-            if self.reads.postponed.len() < READS_MAX {
+            if self.reads.postponed.len() < self.config.reads_max {
                 self.reads.postponed.push(message);
             }
             return;
@@ -97,7 +98,7 @@ impl Raft {
             self.answer_read(from, entries, committed);
             return;
         }
-        if self.reads.queue.len() >= READS_MAX {
+        if self.reads.queue.len() >= self.config.reads_max {
             return;
         }
         self.reads.queue.push_back(PendingRead { from, entries, index: committed });

@@ -25,7 +25,11 @@ pub struct MemStorage {
     /// Index and term just before the first entry; the term outlives the entry, for log matching.
     base_index: Index,
     base_term: Term,
+    /// As `ends`, just before the first entry.
+    base_end: u64,
     entries: VecDeque<Entry>,
+    /// For each entry, payload bytes of all that were ever appended, up to its end.
+    ends: VecDeque<u64>,
     /// What a follower in need gets instead of `snapshot`, if newer.
     offered: Option<Snapshot>,
     snapshot_unavailable: bool,
@@ -147,7 +151,14 @@ impl MemStorage {
             "append at {first} leaves a gap after {}",
             self.last_index()
         );
-        self.entries.truncate(first.distance_from(self.first_index()));
+        let kept = first.distance_from(self.first_index());
+        self.entries.truncate(kept);
+        self.ends.truncate(kept);
+        let mut end = self.ends.back().copied().unwrap_or(self.base_end);
+        self.ends.extend(entries.iter().map(|entry| {
+            end += entry.data.len() as u64;
+            end
+        }));
         self.entries.extend(entries);
     }
 
@@ -159,6 +170,8 @@ impl MemStorage {
         self.base_index = snapshot.index;
         self.base_term = snapshot.term;
         self.entries.clear();
+        self.ends.clear();
+        self.base_end = 0;
         self.snapshot = snapshot;
         Ok(())
     }
@@ -184,10 +197,36 @@ impl MemStorage {
             return Err(StorageError::Compacted);
         }
         let term = self.term(index)?;
-        self.entries.drain(..index.distance_from(self.base_index));
+        let dropped = index.distance_from(self.base_index);
+        self.entries.drain(..dropped);
+        self.base_end = self.ends.drain(..dropped).next_back().unwrap_or(self.base_end);
         self.base_index = index;
         self.base_term = term;
         Ok(())
+    }
+
+    pub(crate) fn entry(&self, index: Index) -> Option<&Entry> {
+        let behind = index.0.checked_sub(self.base_index.0 + 1)?;
+        self.entries.get(usize::try_from(behind).ok()?)
+    }
+
+    /// Payload bytes of the entries behind `after` up to `to`, as far as they are here.
+    pub fn payload_bytes(&self, after: Index, to: Index) -> u64 {
+        let end = |index: Index| {
+            let at = index.min(self.last_index()).0.saturating_sub(self.base_index.0);
+            at.checked_sub(1).map_or(self.base_end, |last| self.ends[last as usize])
+        };
+        end(to).saturating_sub(end(after))
+    }
+
+    /// The first index behind which there are at most so many payload bytes up to `to`.
+    pub fn index_keeping(&self, to: Index, bytes: u64) -> Index {
+        let end = self.base_end + self.payload_bytes(self.base_index, to);
+        if self.base_end + bytes >= end {
+            return self.base_index;
+        }
+        let last_dropped = self.ends.partition_point(|kept| *kept + bytes < end);
+        Index(self.base_index.0 + last_dropped as u64 + 1).min(to)
     }
 
     /// The snapshot to send to a follower that is too far behind.
@@ -259,3 +298,49 @@ impl fmt::Display for StorageError {
 }
 
 impl std::error::Error for StorageError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, bytes: usize) -> Entry {
+        let data = Bytes::from(vec![7; bytes]);
+        Entry { index: Index(index), term: Term(1), data, ..Entry::default() }
+    }
+
+    /// Beside sums over the entries themselves, through appends that replace, compactions and a snapshot.
+    #[test]
+    fn payload_bytes_are_those_of_the_entries() {
+        let sizes = [3, 0, 10, 7, 0, 0, 25, 1, 4, 2];
+        let all = |from: u64| (from..=10).map(|i| entry(i, sizes[i as usize - 1])).collect();
+        let mut storage = MemStorage::new();
+        storage.append((1..=6).map(|i| entry(i, 100)).collect());
+        storage.append(all(1));
+        storage.append((8..=9).map(|i| entry(i, 50)).collect());
+        storage.append(all(8));
+        for compacted in [0, 1, 4, 7, 10] {
+            if compacted > 0 {
+                storage.compact(Index(compacted)).unwrap();
+            }
+            let naive = |after: u64, to: u64| -> u64 {
+                let here = storage.entries.iter().filter(|e| e.index.0 > after && e.index.0 <= to);
+                here.map(|e| e.data.len() as u64).sum()
+            };
+            for to in compacted..=10 {
+                for after in 0..=12 {
+                    let bytes = storage.payload_bytes(Index(after), Index(to));
+                    assert_eq!(bytes, naive(after, to), "{after}..={to} behind {compacted}");
+                }
+                for bytes in 0..60 {
+                    let first = (compacted..=to).find(|after| naive(*after, to) <= bytes);
+                    let found = storage.index_keeping(Index(to), bytes);
+                    assert_eq!(Some(found.0), first, "{bytes} to {to} behind {compacted}");
+                }
+            }
+        }
+        let snapshot = Snapshot { index: Index(20), term: Term(2), ..Snapshot::default() };
+        storage.apply_snapshot(snapshot).unwrap();
+        storage.append(vec![entry(21, 5)]);
+        assert_eq!(storage.payload_bytes(Index(0), Index(30)), 5);
+    }
+}

@@ -76,6 +76,13 @@ impl Unstable {
         self.entries.get(index.distance_from(self.offset)).map(|entry| entry.term)
     }
 
+    pub(crate) fn entry(&self, index: Index) -> Option<&Entry> {
+        if index < self.offset {
+            return None;
+        }
+        self.entries.get(index.distance_from(self.offset))
+    }
+
     /// Entries `low..high`, all of which must be here.
     pub(crate) fn range(
         &self,

@@ -142,11 +142,13 @@ pub fn load_newest(
     Ok(None)
 }
 
-/// Emits the removal of all but the newest `max` files of suffix `.snap` and, separately, `.snap.db`. 0: keep all.
+/// Emits the removal of all but the newest `max` files of suffix `.snap` and, separately, `.snap.db`, but for those that somebody
+/// wants. 0: keep all.
 pub fn purge(
     disk: &impl DiskRead,
     dir: &FileName,
     max: usize,
+    is_wanted: &dyn Fn(&FileName) -> bool,
     ops: &mut Vec<DiskOp>,
 ) -> Result<(), DiskError> {
     if max == 0 {
@@ -157,9 +159,8 @@ pub fn purge(
         let mut with: Vec<_> = names.iter().filter(|name| name.ends_with(suffix)).collect();
         with.sort_unstable();
         let old = with.len().saturating_sub(max);
-        for name in &with[..old] {
-            ops.push(DiskOp::Remove { file: FileName::new(format!("{dir}/{name}")) });
-        }
+        let files = with[..old].iter().map(|name| FileName::new(format!("{dir}/{name}")));
+        ops.extend(files.filter(|file| !is_wanted(file)).map(|file| DiskOp::Remove { file }));
     }
     Ok(())
 }
@@ -218,17 +219,19 @@ mod tests {
     }
 
     #[test]
-    fn purge_keeps_the_newest_of_each_kind() {
+    fn purge_keeps_the_newest_of_each_kind_and_what_is_wanted() {
         let mut disk = disk_with(&[(1, 5), (2, 9), (2, 10)]);
-        for name in ["0000000000000005.snap.db", "0000000000000009.snap.db"] {
+        let wanted = "0000000000000004.snap.db";
+        for name in [wanted, "0000000000000005.snap.db", "0000000000000009.snap.db"] {
             disk.execute(&DiskOp::Create { file: FileName::new(format!("snap/{name}")) }).unwrap();
         }
         let mut ops = Vec::new();
-        purge(&disk, &dir(), 1, &mut ops).unwrap();
+        let is_wanted = |file: &FileName| file.base() == wanted;
+        purge(&disk, &dir(), 1, &is_wanted, &mut ops).unwrap();
         ops.iter().for_each(|op| disk.execute(op).unwrap());
         assert_eq!(
             disk.list(&dir()).unwrap(),
-            ["0000000000000002-000000000000000a.snap", "0000000000000009.snap.db"]
+            ["0000000000000002-000000000000000a.snap", wanted, "0000000000000009.snap.db"]
         );
     }
 }

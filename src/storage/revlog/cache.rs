@@ -58,6 +58,11 @@ impl BlockCache {
         BlockCache { frames: Vec::new(), places: BTreeMap::new(), hand: 0, frames_max }
     }
 
+    /// At most so many bytes are here.
+    pub(super) fn bytes(&self) -> usize {
+        self.frames.len() * BLOCK_BYTES as usize
+    }
+
     /// The block, if its first `len` bytes are here: the last block of a growing segment may have been read short.
     pub(super) fn block(&mut self, key: BlockKey, len: usize) -> Option<Bytes> {
         let place = self.place(key)?;

@@ -48,6 +48,7 @@ pub struct RevisionLog<R> {
     pub(super) next_uid: u64,
     /// Emitted writes that are not known to have completed, oldest first.
     tail: VecDeque<Unwritten>,
+    tail_bytes: usize,
     appends: u64,
     /// Bytes appended since the log was opened.
     appended_bytes: u64,
@@ -100,6 +101,7 @@ impl<R: DiskRead> RevisionLog<R> {
             deaths: 0,
             next_uid: 0,
             tail: VecDeque::new(),
+            tail_bytes: 0,
             appends: 0,
             appended_bytes: 0,
             buffer: BytesMut::new(),
@@ -158,6 +160,7 @@ impl<R: DiskRead> RevisionLog<R> {
         }
         self.dirty.insert(uid);
         self.appends += 1;
+        self.tail_bytes += bytes.len();
         self.tail.push_back(Unwritten { id: self.appends, uid, offset, bytes });
         AppendId(self.appends)
     }
@@ -170,8 +173,19 @@ impl<R: DiskRead> RevisionLog<R> {
             {
                 segment.written = end;
             }
+            self.tail_bytes -= first.bytes.len();
             self.tail.pop_front();
         }
+    }
+
+    /// Bytes appended whose write has not completed: they are in memory.
+    pub fn unwritten_bytes(&self) -> usize {
+        self.tail_bytes
+    }
+
+    /// What the blocks in the cache may take.
+    pub fn cached_bytes(&self) -> usize {
+        self.cache().bytes()
     }
 
     /// Contents of a table.
