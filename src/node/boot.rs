@@ -29,6 +29,7 @@ use crate::lease::Lessor;
 use crate::members::{Member, Members, cluster_id};
 use crate::node::{Counters, Publish, RequestIds};
 use crate::reads::Reads;
+use crate::received::Received;
 use crate::watchers::Watchers;
 use crate::{Node, Reader, Time};
 
@@ -181,6 +182,7 @@ impl<R: Reader> Node<R> {
             to_propose: Vec::new(),
             changes: BTreeMap::new(),
             reads: Reads::default(),
+            received: Received::default(),
             transfers: Vec::new(),
             lease_waits: BTreeMap::new(),
             compact_waits: Vec::new(),
@@ -279,6 +281,7 @@ impl<R: Reader> Node<R> {
         self.work.memory_index = self.applied;
         self.work.has_applied = false;
         // What was appended to the old log is part of nothing any more.
+        self.received.forget_removals(&self.work.bulk_parts);
         self.work.forget_bulk();
         self.restart_export();
         self.images = Images::new(log.appended_bytes() + state.scanned_bytes, None);
@@ -291,7 +294,7 @@ impl<R: Reader> Node<R> {
         self.alarms = state.alarms;
         self.cluster_version = state.cluster_version;
         self.watchers.reset();
-        self.work.received.remove(&install.snapshot.index.0);
+        self.received.waiting.remove(&install.snapshot.index.0);
         self.out.events.push(NodeEvent::MembersChanged);
         self.info(
             "applied snapshot",

@@ -12,7 +12,7 @@
 //! told, machines are switched off, and a member that forgot the commit index in a power failure would wait for their votes
 //! for ever. So its commit index is synced before anybody is told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use norn_planted::planted;
@@ -34,9 +34,6 @@ const BULK_BYTES_MIN: usize = 256 << 10;
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// Bytes the collector reads per step: about ten milliseconds of disk.
 const COLLECT_BYTES: u64 = 4 << 20;
-/// Databases from leaders that wait to become the state: one that is about to, and one for which raft forgot the first. A disk that
-/// stands still while leaders go on sending would fill up with more.
-pub(crate) const RECEIVED_MAX: usize = 2;
 /// How long the log is kept after a member was sent a snapshot, so that it can go on from there.
 const SNAPSHOT_GRACE_MS: u64 = 30_000;
 
@@ -81,8 +78,6 @@ pub(crate) struct DiskWork {
     /// Snapshots on their way to members, and until when the log is kept for the last one.
     pub(crate) sending: usize,
     pub(crate) keep_log_until: Time,
-    /// Databases received from leaders, by the index of their snapshot.
-    pub(crate) received: BTreeMap<u64, FileName>,
     /// A snapshot that is durable and must replace the state before anything else happens.
     pub(crate) install: Option<Install>,
 }
@@ -117,6 +112,7 @@ pub(crate) enum BulkPart {
     Checkpoint { ticket: CheckpointTicket, snapshot: WalSnapshot },
     Prepared,
     Collected(CollectTicket),
+    Removed(FileName),
     ExportStep,
     ImageStep,
     Other,
@@ -411,6 +407,7 @@ impl<R: Reader> Node<R> {
                 self.work.is_collecting = false;
                 self.backend.log.collected(ticket, true);
             }
+            BulkPart::Removed(file) => self.received.removed(&file),
             BulkPart::ExportStep => self.export_written(),
             BulkPart::ImageStep => self.images.written(),
             BulkPart::Other => {}
@@ -515,15 +512,7 @@ impl<R: Reader> Node<R> {
                 Err(error) => self.fail(&format!("revision log: {error}")),
             }
         }
-        let newest = self.work.received.keys().next_back().copied().unwrap_or(0);
-        let upto = if planted!(ReceivedSwept) { newest.saturating_sub(1) } else { self.applied };
-        let stale: Vec<u64> = self.work.received.range(..=upto).map(|(i, _)| *i).collect();
-        for index in stale {
-            if let Some(file) = self.work.received.remove(&index) {
-                self.work.bulk_ops.push(DiskOp::Remove { file });
-                self.work.bulk_parts.push(BulkPart::Other);
-            }
-        }
+        self.sweep_received();
     }
 
     /// Takes a checkpoint if one is due; if an index image is due too, first that.
@@ -589,13 +578,7 @@ impl<R: Reader> Node<R> {
     /// The WAL knows of the checkpoint: what came before is not needed any more.
     fn recorded(&mut self, snapshot: &WalSnapshot) {
         self.wal.release_to(snapshot.index);
-        let (dir, max) = (&self.config.snap_dir, self.config.snapshots_max);
-        let received = &self.work.received;
-        let is_wanted = |file: &FileName| received.values().any(|wanted| wanted == file);
-        // (A directory that cannot be listed now will be purged at the next checkpoint.)
-        let _ =
-            snap_file::purge(self.backend.reader(), dir, max, &is_wanted, &mut self.work.bulk_ops);
-        self.work.bulk_parts.push(BulkPart::Other);
+        self.purge_snapshots();
     }
 
     /// Forgets entries that no member in reach will ask for.
@@ -637,29 +620,6 @@ impl<R: Reader> Node<R> {
             self.work.keep_log_until = self.now + SNAPSHOT_GRACE_MS;
         }
         self.raft.report_snapshot(norn_raft::NodeId(to), ok);
-    }
-
-    pub(crate) fn snapshot_received(&mut self, message: Message, file: FileName) {
-        let Some(snapshot) = &message.snapshot else { return };
-        if self.members.is_removed(message.from.0) {
-            return;
-        }
-        let received = &mut self.work.received;
-        if received.len() >= RECEIVED_MAX && !received.contains_key(&snapshot.index.0) {
-            // As if it were lost: whoever sent it will ask, and send another.
-            self.work.bulk_ops.push(DiskOp::Remove { file });
-            self.work.bulk_parts.push(BulkPart::Other);
-            return;
-        }
-        received.insert(snapshot.index.0, file);
-        let _ = self.raft.step(message);
-    }
-
-    fn begin_install(&mut self, snapshot: Snapshot, append: Message) {
-        let Some(file) = self.work.received.get(&snapshot.index.0).cloned() else {
-            return self.fail("raft accepted a snapshot whose database was not received");
-        };
-        self.work.install = Some(Install { file, snapshot, append });
     }
 
     /// Nothing is on its way to the disk.

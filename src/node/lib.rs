@@ -41,6 +41,7 @@ mod members;
 mod node;
 mod range_stream;
 mod reads;
+mod received;
 mod time;
 mod watchers;
 mod wire;

@@ -76,7 +76,7 @@ impl<R: Reader> Node<R> {
                 limits.inflight_messages,
             ),
             count("responses of a watch stream", responses, responses_max),
-            count("received databases", self.work.received.len(), crate::disk_work::RECEIVED_MAX),
+            count("received databases", self.received.waiting.len(), crate::received::WAITING_MAX),
             count("exports", self.exports.len(), crate::export::QUEUE_MAX + 1),
             count(
                 "hashes of compactions",

@@ -18,6 +18,7 @@ use crate::input::{Input, NodeEvent, Ready, Severity, Token};
 use crate::lease::Lessor;
 use crate::members::Members;
 use crate::reads::Reads;
+use crate::received::Received;
 use crate::watchers::Watchers;
 use crate::wire::Header;
 use crate::{Error, Reader, Time};
@@ -40,6 +41,7 @@ pub struct Node<R> {
     pub(crate) raft: RawNode,
     pub(crate) wal: Wal,
     pub(crate) work: DiskWork,
+    pub(crate) received: Received,
 
     pub(crate) backend: Backend<R>,
     pub(crate) store: Store,
