@@ -1,10 +1,10 @@
-//! The streams between members: any bytes in any pieces, and messages there and back.
+//! The streams between members, and a posted snapshot: any bytes in any pieces, and messages there and back.
 
 use bytes::{Bytes, BytesMut};
 use norn_raft::{
     ConfState, Entry, EntryKind, Index, Message, MessageKind, NodeId, Snapshot, Term, codec,
 };
-use norn_server::peer_codec::{BadStream, Decoder, Encoder, StreamKind};
+use norn_server::peer_codec::{BadHead, BadStream, Decoder, Encoder, SnapshotHead, StreamKind};
 
 use crate::choices::Choices;
 use crate::memory;
@@ -18,7 +18,8 @@ pub fn body(bytes: &[u8]) {
     let switches = choices.byte();
     let kind = if switches & 1 == 0 { StreamKind::Message } else { StreamKind::MsgApp };
     match switches >> 1 & 3 {
-        0 | 1 => any_bytes(kind, &mut choices),
+        0 => any_bytes(kind, &mut choices),
+        1 => snapshot(&mut choices),
         2 => there_and_back(kind, &mut choices),
         _ => codecs(choices.rest()),
     }
@@ -51,6 +52,55 @@ fn any_bytes(kind: StreamKind, choices: &mut Choices<'_>) {
     let whole = decode(kind, bytes, bytes.len().max(1));
     assert_eq!(decode(kind, bytes, step), whole, "in pieces of {step}");
     for message in whole.0 {
+        same_again(&message);
+    }
+}
+
+type Head = Result<Option<(Message, Vec<u8>)>, BadHead>;
+
+/// The message and the whole database behind it.
+fn head(bytes: &[u8], step: usize) -> Head {
+    memory::bounded(bytes.len(), 80, 16 << 10, || {
+        let mut head = SnapshotHead::default();
+        let mut pieces = bytes.chunks(step);
+        while let Some(piece) = pieces.next() {
+            head.push(piece);
+            if let Some((message, first)) = head.take()? {
+                let rest = pieces.flatten().copied();
+                return Ok(Some((message, first.iter().copied().chain(rest).collect())));
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// A posted snapshot in pieces: any bytes, or a message with any length in front of it and a database behind.
+fn snapshot(choices: &mut Choices<'_>) {
+    let step = 1 + choices.below(16);
+    let mut bytes = Vec::new();
+    let mut sent = None;
+    if choices.bool() {
+        let mut message = Message { from: NodeId(FROM), to: NodeId(TO), ..Message::default() };
+        other_fields(&mut message, choices);
+        codec::encode_message_into(&message, &mut bytes);
+        let len = bytes.len() as u64;
+        let told = if choices.one_in(4) { choices.long() } else { len };
+        bytes.splice(..0, told.to_be_bytes());
+        sent = (told == len).then_some(message);
+    }
+    let database = choices.rest();
+    bytes.extend_from_slice(database);
+    let whole = head(&bytes, bytes.len().max(1));
+    assert_eq!(head(&bytes, step), whole, "in pieces of {step}");
+    if let Some(message) = sent {
+        let is_snapshot = message.kind == MessageKind::Snap;
+        let expected = if is_snapshot {
+            Ok(Some((message, database.to_vec())))
+        } else {
+            Err(BadHead::NoSnapshot)
+        };
+        assert_eq!(whole, expected);
+    } else if let Ok(Some((message, _))) = whole {
         same_again(&message);
     }
 }

@@ -9,8 +9,11 @@ const REQUEST_BYTES: usize = 64 << 10;
 /// Responses that a client asked for are given although its stream is full: the server reads no more requests then.
 const ASKED_FOR: usize = 8;
 
-/// After every turn.
+/// After every turn. (Who failed does nothing more, not even forget what it read when it started.)
 pub fn observe<R: Reader>(node: &Node<R>) -> Verdict {
+    if node.has_failed() {
+        return Ok(());
+    }
     for holding in node.holdings() {
         let more = if holding.is_bytes { REQUEST_BYTES } else { ASKED_FOR };
         if holding.count > holding.limit.saturating_add(more) {

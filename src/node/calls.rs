@@ -17,7 +17,7 @@ use crate::wire::{Header, Writer};
 use crate::{Error, Node, Reader, convert};
 
 /// Payload bytes handed to raft in one proposal message; a follower forwards each as one message to its leader.
-const PROPOSAL_BYTES: usize = 1 << 20;
+pub(crate) const PROPOSAL_BYTES: usize = 1 << 20;
 /// What a key costs beside its bytes, for the quota (etcd's estimate).
 const KEY_COST: u64 = 256;
 const LEASE_COST: u64 = 64;

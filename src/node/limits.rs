@@ -86,7 +86,8 @@ impl<R: Reader> Node<R> {
             bytes(
                 "uncommitted proposals",
                 to_usize(self.raft.uncommitted_bytes()),
-                to_usize(limits.uncommitted_bytes),
+                // (Of nothing, one message of proposals is always taken.)
+                to_usize(limits.uncommitted_bytes).max(crate::calls::PROPOSAL_BYTES),
             ),
             bytes("applied changes not on disk", self.unwritten_bytes(), limits.unwritten_bytes),
             bytes("applied entries in memory", self.log_bytes(), limits.log_bytes),

@@ -16,6 +16,48 @@ const MESSAGE_BYTES_MAX: u64 = 512 << 20;
 /// A message that says nothing: heartbeat from nobody to nobody.
 const KEEP_ALIVE: [u8; 2] = [0x08, 0x08];
 
+/// The message in front of a snapshot: what a cluster with very many members and a long v2 store could make of it, many times over.
+const SNAPSHOT_HEAD_BYTES_MAX: u64 = 64 << 20;
+
+/// The beginning of a posted snapshot: the length of a message, the message, and then the database.
+#[derive(Debug, Default)]
+pub struct SnapshotHead(BytesMut);
+
+/// Why a posted snapshot is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadHead {
+    TooLarge,
+    NoSnapshot,
+}
+
+impl SnapshotHead {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// The message, and what came of the database, once the former is whole.
+    ///
+    /// # Errors
+    /// A length beyond what such a message may have, or bytes that are no snapshot message.
+    pub fn take(&mut self) -> Result<Option<(Message, Bytes)>, BadHead> {
+        let Some(len) = self.0.first_chunk() else { return Ok(None) };
+        let len = u64::from_be_bytes(*len);
+        if len > SNAPSHOT_HEAD_BYTES_MAX {
+            return Err(BadHead::TooLarge);
+        }
+        if (self.0.len() as u64) < 8 + len {
+            return Ok(None);
+        }
+        let mut bytes = std::mem::take(&mut self.0);
+        bytes.advance(8);
+        let message = codec::decode_message(bytes.split_to(len as usize).freeze());
+        match message {
+            Ok(message) if message.kind == MessageKind::Snap => Ok(Some((message, bytes.freeze()))),
+            _ => Err(BadHead::NoSnapshot),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StreamKind {
     Message,

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Method as HttpMethod, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -15,14 +15,12 @@ use prost::Message;
 use crate::body::Body;
 use crate::client::{JSON, PLAIN, page};
 use crate::core::Core;
-use crate::peer_codec::StreamKind;
+use crate::peer_codec::{BadHead, SnapshotHead, StreamKind};
 use crate::runtime::disk::Received;
 use crate::transport::{hex_header, snapshot_index};
 
 /// One posted raft message.
 const POST_BYTES_MAX: usize = 512 << 20;
-/// The message in front of a snapshot.
-const SNAPSHOT_HEAD_MAX: u64 = 64 << 20;
 const LEASE_BYTES_MAX: usize = 64 << 10;
 
 pub async fn serve(core: Rc<Core>, request: Request<Incoming>) -> Response<Body> {
@@ -207,26 +205,20 @@ async fn snapshot(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body>
     }
     meet(core, request.headers());
     let mut body = request.into_body();
-    let mut head = BytesMut::new();
-    let message = loop {
-        if head.len() >= 8 {
-            let len = u64::from_be_bytes(head[..8].try_into().unwrap_or_default());
-            if len > SNAPSHOT_HEAD_MAX {
-                return page(400, PLAIN, "snapshot message too large\n");
-            }
-            if head.len() as u64 >= 8 + len {
-                head.advance(8);
-                let bytes = head.split_to(len as usize).freeze();
-                match codec::decode_message(bytes) {
-                    Ok(message) if message.kind == norn_raft::MessageKind::Snap => break message,
-                    _ => return page(400, PLAIN, "failed to decode raft message\n"),
-                }
+    let mut head = SnapshotHead::default();
+    let (message, first) = loop {
+        match head.take() {
+            Ok(Some(found)) => break found,
+            Ok(None) => {}
+            Err(BadHead::TooLarge) => return page(400, PLAIN, "snapshot message too large\n"),
+            Err(BadHead::NoSnapshot) => {
+                return page(400, PLAIN, "failed to decode raft message\n");
             }
         }
         match body.frame().await {
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
-                    head.extend_from_slice(&data);
+                    head.push(&data);
                 }
             }
             _ => return page(400, PLAIN, "failed to read raft message\n"),
@@ -237,7 +229,7 @@ async fn snapshot(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body>
     }
     let index = snapshot_index(&message);
     let name = FileName::new(format!("member/snap/{index:016x}.snap.db"));
-    match store(core, &name, head.freeze(), body).await {
+    match store(core, &name, first, body).await {
         Ok(()) => {
             core.input(Input::SnapshotReceived { message, file: name });
             empty(204)
