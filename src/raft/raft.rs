@@ -260,6 +260,20 @@ impl Raft {
                     ..Message::new(PreVoteResp, message.from)
                 });
             }
+            // Who is not of our membership hears of our term only here: we ask it for nothing. It may be us who lag behind, and the one whose
+            // vote it needs; both would campaign for ever, it a few terms behind. (Thesis section 3.3. etcd sends nothing.)
+            Vote if self.tracker.progress(message.from).is_none() => {
+                self.note_vote(
+                    message,
+                    format_args!("rejected {} from", message.kind.name()),
+                    None,
+                );
+                self.send(Message {
+                    term: self.term,
+                    reject: true,
+                    ..Message::new(VoteResp, message.from)
+                });
+            }
             StorageAppendResp => {
                 if message.index != Index::ZERO {
                     note!(

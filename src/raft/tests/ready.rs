@@ -129,3 +129,23 @@ fn a_second_ready_without_advance_is_a_mistake() {
     let _ = sim.raw(1).ready();
     let _ = sim.raw(1).ready();
 }
+
+/// One of a membership that this node lags behind, or one that was removed: either has nobody else to hear of the term from.
+#[test]
+fn a_stranger_that_asks_for_a_vote_of_a_lower_term_is_told_the_term() {
+    let mut sim = Sim::of(2, plain());
+    sim.raw(2).step(message(MessageKind::Heartbeat, 1, 2, 7)).unwrap();
+    sim.work(2);
+    let asked = |from| Message {
+        index: Index(9),
+        log_term: Term(6),
+        ..message(MessageKind::Vote, from, 2, 6)
+    };
+    sim.raw(2).step(asked(1)).unwrap();
+    assert!(!sim.raw(2).has_ready(), "members hear of the term when they are asked for a vote");
+    sim.raw(2).step(asked(3)).unwrap();
+    let answers = sim.raw(2).ready().messages;
+    sim.raw(2).advance();
+    let expected = Message { reject: true, ..message(MessageKind::VoteResp, 2, 3, 7) };
+    assert_eq!(answers, [expected]);
+}
