@@ -35,6 +35,19 @@ struct Disk {
     led: Option<(u64, u64)>,
 }
 
+/// What is committed anywhere, with its terms, and since when.
+struct Committed<'a> {
+    terms: &'a BTreeMap<u64, u64>,
+    by_term: &'a BTreeMap<u64, u64>,
+}
+
+impl Committed<'_> {
+    /// The term of the leader that committed it.
+    fn since(&self, index: u64) -> Option<u64> {
+        self.by_term.iter().find(|(_, upto)| **upto >= index).map(|(term, _)| *term)
+    }
+}
+
 /// All of them, and the log as far as it is committed anywhere.
 #[derive(Default)]
 pub struct Disks {
@@ -54,7 +67,8 @@ impl Disks {
     /// After every turn. `is_elected`: it leads, and this term had no leader before.
     pub fn observe<R: Reader>(&mut self, node: &Node<R>, is_elected: bool) -> Verdict {
         let (id, raft) = (node.id(), node.raft());
-        if self.of.entry(id).or_default().look(id, raft, &self.committed)? && raft.is_leader() {
+        let known = Committed { terms: &self.committed, by_term: &self.by_term };
+        if self.of.entry(id).or_default().look(id, raft, &known)? && raft.is_leader() {
             one_change(id, raft)?;
         }
         let commit = raft.committed().0;
@@ -163,7 +177,7 @@ impl Disk {
         &mut self,
         id: u64,
         raft: &RawNode,
-        committed: &BTreeMap<u64, u64>,
+        committed: &Committed<'_>,
     ) -> Result<bool, Failure> {
         let storage = raft.storage();
         let hard = storage.hard_state();
@@ -204,7 +218,7 @@ impl Disk {
             let is_lost = |(index, term): &(&u64, &u64)| {
                 **index > self.base
                     && **index < replaced_from
-                    && committed.get(*index) == Some(*term)
+                    && committed.terms.get(*index) == Some(*term)
             };
             if let Some((index, term)) = replaced.iter().find(is_lost) {
                 let detail =
@@ -234,7 +248,7 @@ impl Disk {
     }
 
     /// Takes in what is to be made durable. Nothing of that may replace what is on the disk and committed.
-    fn take_on(&mut self, id: u64, raft: &RawNode, committed: &BTreeMap<u64, u64>) -> Verdict {
+    fn take_on(&mut self, id: u64, raft: &RawNode, committed: &Committed<'_>) -> Verdict {
         let (first, end) = (raft.first_unstable().0.max(self.base + 1), raft.last_index().0);
         if first > end {
             self.parted = None;
@@ -262,7 +276,13 @@ impl Disk {
         let (parted, before) = (parts.map(|(index, _)| index), self.parted);
         self.parted = parted;
         let Some(from) = parted else { return Ok(()) };
-        let is_lost = |(index, term): &(&u64, &u64)| committed.get(*index) == Some(*term);
+        // (A leader of a term before the one in which it was committed may still replace the copy of a member that had heard of neither.)
+        let by = raft.term_at(Index(from)).map_or(0, |term| term.0);
+        let is_late =
+            |index| committed.since(index).is_some_and(|since| by < since && self.term < since);
+        let is_lost = |(index, term): &(&u64, &u64)| {
+            committed.terms.get(*index) == Some(*term) && !is_late(**index)
+        };
         let upto = before.unwrap_or(u64::MAX);
         // (Or else it is the disk that has got on.)
         let is_new = new_from <= from && from < upto;

@@ -47,15 +47,13 @@ impl World {
 
     /// A write to the revision log is to land elsewhere: where it was for, there is what was there before, and where it landed, nobody
     /// expects it. Not one to the WAL, and not into its last segment: like a flipped bit there, a hole in its end looks like one that
-    /// the power failure left. (A hole in the end of the revision log is filled from the WAL.) Nor into a database that a leader sent:
-    /// etcd's format has no checksums for what lies still.
+    /// the power failure left. (A hole in the end of the revision log is filled from the WAL.)
     pub(super) fn stray(&mut self, node: usize, nth: u64, draw: u64) {
         if !self.may_rot(node) {
             return;
         }
         let (mut rng, disk) = (Rng::new(draw), &self.members[node].disk);
-        let mut files = still(disk);
-        files.retain(|file| !file.as_str().ends_with(".db"));
+        let files = still(disk);
         if files.is_empty() {
             return;
         }
