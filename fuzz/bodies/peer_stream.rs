@@ -192,7 +192,8 @@ fn other_fields(message: &mut Message, choices: &mut Choices<'_>) {
         let voters = (0..choices.below(4)).map(|at| NodeId(at as u64 + 1)).collect();
         message.snapshot = Some(Box::new(Snapshot {
             data: Bytes::copy_from_slice(choices.bytes(30)),
-            index: Index(choices.long()),
+            // (One of index 0 is none.)
+            index: Index(choices.long().max(1)),
             term: message.term,
             conf_state: ConfState { voters, auto_leave: choices.bool(), ..ConfState::default() },
         }));
