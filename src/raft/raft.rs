@@ -246,32 +246,22 @@ impl Raft {
                 // neither its leader nor we would ever get out of this.
                 self.send(Message::new(AppResp, message.from));
             }
-            PreVote => {
-                // A candidate that is behind must learn of our term, or a group that turns on pre-votes
-                // one by one can lock itself up.
+            // A candidate that is behind must learn of our term, or a group that turns on pre-votes one by one can lock itself up. And one
+            // that is not of our membership hears of it only here, because we ask it for nothing: it may be us who lag behind, and the one
+            // whose vote it needs; both would campaign for ever, it a few terms behind. (Thesis section 3.3. etcd tells the former only.)
+            PreVote | Vote
+                if message.kind == PreVote || self.tracker.progress(message.from).is_none() =>
+            {
                 self.note_vote(
                     message,
                     format_args!("rejected {} from", message.kind.name()),
                     None,
                 );
+                let answer = if message.kind == PreVote { PreVoteResp } else { VoteResp };
                 self.send(Message {
                     term: self.term,
                     reject: true,
-                    ..Message::new(PreVoteResp, message.from)
-                });
-            }
-            // Who is not of our membership hears of our term only here: we ask it for nothing. It may be us who lag behind, and the one whose
-            // vote it needs; both would campaign for ever, it a few terms behind. (Thesis section 3.3. etcd sends nothing.)
-            Vote if self.tracker.progress(message.from).is_none() => {
-                self.note_vote(
-                    message,
-                    format_args!("rejected {} from", message.kind.name()),
-                    None,
-                );
-                self.send(Message {
-                    term: self.term,
-                    reject: true,
-                    ..Message::new(VoteResp, message.from)
+                    ..Message::new(answer, message.from)
                 });
             }
             StorageAppendResp => {
