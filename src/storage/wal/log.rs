@@ -180,7 +180,9 @@ impl Wal {
             tail.torn.is_none() && tail.file_bytes >= self.opts.segment_bytes && tail.saw_metadata;
         let is_settled = clean && scan::is_zero(disk, &file, self.offset, tail.file_bytes)?;
         if !is_settled && !planted!(WalTailUnrepaired) {
+            // Durable before the zeros: over what is cut off they could come to stand in part, and then pass for damage.
             ops.push(DiskOp::SetLen { file: file.clone(), len: self.offset });
+            ops.push(DiskOp::Sync { file: file.clone() });
             zero(&file, self.offset, self.opts.segment_bytes, &mut ops);
         }
         if !tail.saw_metadata {
