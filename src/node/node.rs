@@ -421,27 +421,39 @@ impl<R: Reader> Node<R> {
         self.store.is_compacting() && !self.exports.is_busy() && !self.images.is_busy()
     }
 
-    /// Bounded pieces of whatever nobody waits for.
+    /// Bounded pieces of whatever nobody waits for, until one fails.
     fn background(&mut self) {
         self.commit_applied();
-        let header = self.header();
-        if self.watchers.catching_up_count() > 0 {
-            match self.watchers.catch_up(&header, &self.store, &self.backend) {
-                Ok(more) => self.work.catch_up_more = more,
-                Err(error) => self.fail(&error.to_string()),
+        let pieces = [
+            Self::catch_up_some,
+            Self::compact_some,
+            Self::verify_some,
+            Self::export_some,
+            Self::keep_house,
+        ];
+        for piece in pieces {
+            if !self.is_failed {
+                piece(self);
             }
-        } else {
+        }
+    }
+
+    fn catch_up_some(&mut self) {
+        if self.watchers.catching_up_count() == 0 {
             self.work.catch_up_more = false;
+            return;
         }
-        if self.compaction_can_go_on() {
-            self.compact_some();
+        let header = self.header();
+        match self.watchers.catch_up(&header, &self.store, &self.backend) {
+            Ok(more) => self.work.catch_up_more = more,
+            Err(error) => self.fail(&error.to_string()),
         }
-        self.verify_some();
-        self.export_some();
-        self.keep_house();
     }
 
     fn compact_some(&mut self) {
+        if !self.compaction_can_go_on() {
+            return;
+        }
         let mut dead = Vec::new();
         let step = self.store.compact_step(&self.backend, COMPACT_RECORDS_PER_TURN, &mut |r| {
             dead.push(r);
