@@ -5,6 +5,7 @@ use std::io::{BufRead as _, Write as _};
 use bytes::Bytes;
 use norn_proto::authpb;
 use norn_proto::etcdserverpb as pb;
+use rustix::termios;
 
 use crate::commands::Context;
 use crate::connect::Repeat::{No, Yes};
@@ -26,30 +27,21 @@ pub fn ask_password(prompt: &str) -> Result<String, String> {
 }
 
 /// Echo is off while this lives. `None` when stdin is no terminal.
-struct NoEcho(libc::termios);
+struct NoEcho(termios::Termios);
 
 impl NoEcho {
     fn new() -> Option<Self> {
-        let mut now = std::mem::MaybeUninit::<libc::termios>::uninit();
-        // SAFETY: tcgetattr fills the struct when it returns 0; fd 0 is only looked at.
-        let now = unsafe {
-            if libc::tcgetattr(0, now.as_mut_ptr()) != 0 {
-                return None;
-            }
-            now.assume_init()
-        };
-        let mut quiet = now;
-        quiet.c_lflag &= !libc::ECHO;
-        // SAFETY: the struct came from tcgetattr.
-        unsafe { libc::tcsetattr(0, libc::TCSANOW, &quiet) };
+        let now = termios::tcgetattr(std::io::stdin()).ok()?;
+        let mut quiet = now.clone();
+        quiet.local_modes.remove(termios::LocalModes::ECHO);
+        termios::tcsetattr(std::io::stdin(), termios::OptionalActions::Now, &quiet).ok()?;
         Some(Self(now))
     }
 }
 
 impl Drop for NoEcho {
     fn drop(&mut self) {
-        // SAFETY: the struct came from tcgetattr.
-        unsafe { libc::tcsetattr(0, libc::TCSANOW, &self.0) };
+        let _ = termios::tcsetattr(std::io::stdin(), termios::OptionalActions::Now, &self.0);
     }
 }
 

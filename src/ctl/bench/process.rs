@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// User and system time of a process so far.
 pub fn cpu(pid: u32) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -14,8 +16,7 @@ pub fn cpu(pid: u32) -> Option<Duration> {
     let rest = stat.rsplit_once(')')?.1;
     let ticks: u64 =
         rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
-    // SAFETY: sysconf has no preconditions.
-    let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok()?;
+    let per_second = rustix::param::clock_ticks_per_second();
     Some(Duration::from_nanos(ticks * (1_000_000_000 / per_second)))
 }
 
@@ -139,8 +140,8 @@ impl Servers {
     /// SIGTERM, then SIGKILL after ten seconds.
     pub fn stop(&mut self) {
         for child in self.members.iter_mut().filter_map(|m| m.child.as_mut()) {
-            // SAFETY: the child is ours and not yet waited for, so the id is still its own.
-            unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+            // Not yet waited for, so the id is still its own.
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
         }
         for mut child in self.members.iter_mut().filter_map(|m| m.child.take()) {
             let limit = Instant::now() + Duration::from_secs(10);
