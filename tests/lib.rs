@@ -27,4 +27,6 @@ pub use client::{Client, WatchStream};
 pub use cluster::Cluster;
 pub use norn_proto::etcdserverpb as pb;
 pub use norn_proto::mvccpb;
+pub use norn_proto::v3electionpb as electionpb;
+pub use norn_proto::v3lockpb as lockpb;
 pub use server::{Server, Setup};

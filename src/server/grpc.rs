@@ -17,6 +17,7 @@ use crate::body::{Body, FRAME_HEAD_BYTES, frame_head, framed};
 use crate::core::Core;
 use crate::http2::{self, Inbound};
 // (Tokio's, or the simulation's.)
+use crate::recipes::{self, Recipe};
 use crate::runtime as tokio;
 use crate::streams;
 
@@ -84,7 +85,10 @@ enum Route {
     Promote,
     Snapshot,
     HealthCheck,
+    HealthList,
     HealthWatch,
+    Recipe(Recipe),
+    Observe,
     /// A client with a user's name asks first whether that is wanted, and goes on without when it is not.
     Authenticate,
     /// Known to etcd, not served yet.
@@ -138,7 +142,15 @@ const ROUTES: &[Entry] = &[
     ("etcdserverpb.Auth", "RoleDelete", "unary", Route::Missing),
     ("etcdserverpb.Auth", "RoleGrantPermission", "unary", Route::Missing),
     ("etcdserverpb.Auth", "RoleRevokePermission", "unary", Route::Missing),
+    ("v3electionpb.Election", "Campaign", "unary", Route::Recipe(Recipe::Campaign)),
+    ("v3electionpb.Election", "Proclaim", "unary", Route::Recipe(Recipe::Proclaim)),
+    ("v3electionpb.Election", "Leader", "unary", Route::Recipe(Recipe::Leader)),
+    ("v3electionpb.Election", "Observe", "server_stream", Route::Observe),
+    ("v3electionpb.Election", "Resign", "unary", Route::Recipe(Recipe::Resign)),
+    ("v3lockpb.Lock", "Lock", "unary", Route::Recipe(Recipe::Lock)),
+    ("v3lockpb.Lock", "Unlock", "unary", Route::Recipe(Recipe::Unlock)),
     ("grpc.health.v1.Health", "Check", "unary", Route::HealthCheck),
+    ("grpc.health.v1.Health", "List", "unary", Route::HealthList),
     ("grpc.health.v1.Health", "Watch", "server_stream", Route::HealthWatch),
 ];
 
@@ -324,6 +336,10 @@ async fn answer(
             }
             Reply::Message(Bytes::from_static(&[0x08, 0x01]))
         }
+        // {"": SERVING}: an entry with an empty key (left out) and a response.
+        Route::HealthList => Reply::Message(Bytes::from_static(&[0x0a, 4, 0x12, 2, 0x08, 1])),
+        Route::Recipe(recipe) => Reply::Message(recipes::run(core, recipe, message).await?),
+        Route::Observe => Reply::Stream(recipes::observe(core, message)?),
         Route::HealthWatch => Reply::Stream(streams::health_watch(core, &message)),
         Route::RangeStream => Reply::Stream(streams::range(core, message).await?),
         Route::Snapshot => Reply::Stream(streams::snapshot(core).await?),

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod peer_codec;
 pub mod peer_http;
 pub mod received;
+pub mod recipes;
 pub mod runtime;
 pub mod serve;
 pub mod streams;

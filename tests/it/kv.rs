@@ -567,24 +567,3 @@ async fn concurrent_increments_by_compare_and_swap_lose_nothing() {
     let kv = client.range(get("n")).await.unwrap().kvs.remove(0);
     assert_eq!((&kv.value[..], kv.version), (&b"80"[..], 81));
 }
-
-#[tokio::test]
-async fn lock_and_election_services_answer() {
-    let (_server, client) = server_with(&[]).await;
-    client.lease_grant(0x1f, 60).await.unwrap();
-    let request = norn_proto::v3lockpb::LockRequest { name: bytes("l"), lease: 0x1f };
-    let held = match client.lock.clone().lock(request).await {
-        Ok(held) => held.into_inner(),
-        Err(status) if status.code() == Code::Unimplemented => {
-            return crate::not_yet("the Lock and Election services");
-        }
-        Err(status) => panic!("{status:?}"),
-    };
-    assert_eq!(&held.key[..], b"l/1f");
-    let request = norn_proto::v3lockpb::UnlockRequest { key: held.key };
-    client.lock.clone().unlock(request).await.unwrap();
-    assert_eq!(client.range(all()).await.unwrap().count, 0);
-    let name = norn_proto::v3electionpb::LeaderRequest { name: bytes("e") };
-    let nobody = client.election.clone().leader(name).await;
-    assert_refused(nobody, Code::Unknown, "election: no leader");
-}

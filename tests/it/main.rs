@@ -9,6 +9,7 @@ mod lease;
 mod library;
 mod member;
 mod mixed;
+mod recipes;
 mod refuse;
 mod restart;
 mod watch;
