@@ -18,3 +18,6 @@ package!(membershippb);
 package!(mvccpb);
 package!(v3electionpb);
 package!(v3lockpb);
+
+/// What the `.proto` files say, as a `google.protobuf.FileDescriptorSet`: for whoever must know the names of fields.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,6 +1,6 @@
 //! One HTTP/1.1 exchange over a connection of its own.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -36,7 +36,19 @@ pub fn post(address: &str, path: &str, body: &[u8]) -> Answer {
 }
 
 pub fn exchange(address: &str, method: &str, path: &str, body: &[u8]) -> Answer {
-    try_exchange(address, method, path, body, Duration::from_secs(15))
+    exchange_with(address, method, path, &[], body)
+}
+
+/// With headers of the caller's own.
+pub fn exchange_with(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    send(address, method, path, headers, body, LIMIT)
+        .and_then(whole)
         .unwrap_or_else(|e| panic!("{method} {address}{path}: {e}"))
 }
 
@@ -48,19 +60,89 @@ pub fn try_exchange(
     body: &[u8],
     limit: Duration,
 ) -> std::io::Result<Answer> {
+    whole(send(address, method, path, &[], body, limit)?)
+}
+
+/// How long a server may be silent.
+const LIMIT: Duration = Duration::from_secs(15);
+
+fn send(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    limit: Duration,
+) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(limit))?;
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes())?;
+    if !headers.iter().any(|(name, _)| *name == "Host") {
+        head.push_str(&format!("Host: {address}\r\n"));
+    }
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
     stream.write_all(body)?;
+    Ok(stream)
+}
+
+fn whole(mut stream: TcpStream) -> std::io::Result<Answer> {
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw)?;
     parse(&raw).ok_or_else(|| {
         std::io::Error::other(format!("not an HTTP answer: {:?}", String::from_utf8_lossy(&raw)))
     })
+}
+
+/// The lines of an answer that goes on, each when it is there. Ends with the answer.
+pub struct Lines {
+    reader: BufReader<TcpStream>,
+    text: Vec<u8>,
+}
+
+impl Lines {
+    /// Posts; returns when the server has answered 200.
+    pub fn post(address: &str, path: &str, body: &[u8]) -> std::io::Result<Lines> {
+        let mut reader = BufReader::new(send(address, "POST", path, &[], body, LIMIT)?);
+        let mut head = String::new();
+        while reader.read_line(&mut head)? > 2 {}
+        if !head.starts_with("HTTP/1.1 200 ") {
+            return Err(std::io::Error::other(head));
+        }
+        Ok(Lines { reader, text: Vec::new() })
+    }
+
+    fn chunk(&mut self) -> std::io::Result<bool> {
+        let mut size = String::new();
+        self.reader.read_line(&mut size)?;
+        let size = usize::from_str_radix(size.trim(), 16).map_err(std::io::Error::other)?;
+        // (With the end of line behind it.)
+        let mut chunk = vec![0; size + 2];
+        self.reader.read_exact(&mut chunk)?;
+        self.text.extend_from_slice(&chunk[..size]);
+        Ok(size > 0)
+    }
+}
+
+impl Iterator for Lines {
+    type Item = serde_json::Value;
+
+    fn next(&mut self) -> Option<serde_json::Value> {
+        loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).expect("a line is JSON"));
+            }
+            if !self.chunk().expect("the answer goes on, or ends") {
+                return None;
+            }
+        }
+    }
 }
 
 fn parse(raw: &[u8]) -> Option<Answer> {

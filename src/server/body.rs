@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use norn_node::StreamId;
 
 use crate::core::Core;
+use crate::gateway::Lines;
+use crate::grpc::Status;
 use crate::runtime::sync::mpsc;
 
 /// Part of a streaming response.
@@ -20,13 +21,14 @@ pub enum Part {
     Message(Bytes),
     /// Raw bytes (peer streams).
     Raw(Bytes),
-    End(HeaderMap),
+    End(Status),
 }
 
 pub enum Body {
     Full(Option<Bytes>),
     Stream(mpsc::Receiver<Part>),
     Watch(WatchBody),
+    Lines(Box<Lines>),
 }
 
 /// Responses of one watch stream. Taking one makes room for another; dropping it ends the stream.
@@ -56,6 +58,21 @@ impl Body {
     pub fn text(text: impl Into<Bytes>) -> Body {
         Body::Full(Some(text.into()))
     }
+
+    /// The next part.
+    pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Part>> {
+        match self {
+            Body::Full(bytes) => Poll::Ready(bytes.take().map(Part::Raw)),
+            Body::Stream(parts) => parts.poll_recv(cx),
+            Body::Watch(watch) => watch.parts.poll_recv(cx).map(|part| {
+                if matches!(part, Some(Part::Message(_))) {
+                    watch.core.watch_taken(watch.stream);
+                }
+                part
+            }),
+            Body::Lines(lines) => lines.poll_line(cx).map(|line| line.map(Part::Raw)),
+        }
+    }
 }
 
 impl http_body::Body for Body {
@@ -68,17 +85,15 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let frame = |part: Part| match part {
             Part::Message(bytes) | Part::Raw(bytes) => Frame::data(bytes),
-            Part::End(trailers) => Frame::trailers(trailers),
+            Part::End(status) => Frame::trailers(status.trailers()),
         };
-        match self.get_mut() {
-            Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Stream(parts) => parts.poll_recv(cx).map(|part| part.map(|p| Ok(frame(p)))),
-            Body::Watch(watch) => watch.parts.poll_recv(cx).map(|part| {
-                if matches!(part, Some(Part::Message(_))) {
-                    watch.core.watch_taken(watch.stream);
-                }
-                part.map(|p| Ok(frame(p)))
-            }),
+        self.get_mut().poll_part(cx).map(|part| part.map(|part| Ok(frame(part))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            _ => SizeHint::default(),
         }
     }
 

@@ -47,6 +47,12 @@ pub struct ServerConfig {
     pub watch_progress_interval_ms: u64,
     pub lease_checkpoint: bool,
     pub no_fsync: bool,
+    /// JSON under `/v3/`.
+    pub gateway: bool,
+    /// Origins that browsers may ask for; none, or `*`: all.
+    pub cors: Vec<String>,
+    /// Names of this host, for requests without TLS; none, or `*`: any.
+    pub host_whitelist: Vec<String>,
     pub reuse_port: bool,
     pub reuse_address: bool,
     /// Warnings to log at the start.
@@ -198,6 +204,9 @@ impl ServerConfig {
                 .copied()
                 .unwrap_or(false),
             no_fsync: values.bool("unsafe-no-fsync"),
+            gateway: values.bool("enable-grpc-gateway"),
+            cors: list(values.text("cors")),
+            host_whitelist: list(values.text("host-whitelist")),
             reuse_port: values.bool("socket-reuse-port"),
             reuse_address: values.bool("socket-reuse-address"),
             warnings: Vec::new(),
@@ -239,6 +248,11 @@ impl ServerConfig {
             warn("exceeded recommended request limit");
         }
     }
+}
+
+/// What commas stand between.
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 fn or_default(value: u64, default: u64) -> u64 {

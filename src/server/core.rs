@@ -203,9 +203,9 @@ impl Core {
     }
 
     /// Ends a watch stream with a status.
-    pub fn end_watch(&self, stream: StreamId, trailers: http::HeaderMap) {
+    pub fn end_watch(&self, stream: StreamId, status: Status) {
         if let Some(ended) = self.outbox.borrow_mut().streams.remove(&stream) {
-            let _ = ended.parts.send(Part::End(trailers));
+            let _ = ended.parts.send(Part::End(status));
         }
         self.input(Input::WatchClose { stream });
     }

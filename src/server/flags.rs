@@ -18,6 +18,8 @@ pub enum Kind {
     Duration,
     /// Comma-separated URLs.
     Urls,
+    /// The same, or `*` among them.
+    Origins,
     /// One of these.
     Enum(&'static [&'static str]),
 }
@@ -185,7 +187,7 @@ pub const FLAGS: &[Flag] = &[
     flag("cipher-suites", Kind::Text, "", "Not supported yet."),
     flag("tls-min-version", Kind::Text, "TLS1.2", "Not supported yet."),
     flag("tls-max-version", Kind::Text, "", "Not supported yet."),
-    flag("cors", Kind::Text, "*", "Origins allowed by browsers."),
+    flag("cors", Kind::Origins, "*", "Origins allowed by browsers."),
     flag("host-whitelist", Kind::Text, "*", "Host headers accepted on plain HTTP."),
     flag("auth-token", Kind::Text, "simple", "Kind of authentication token."),
     flag("auth-token-ttl", Kind::Uint, "300", "Seconds a simple token lives."),
@@ -420,8 +422,11 @@ fn check(flag: &Flag, value: &str) -> Result<(), String> {
         Kind::Duration => parse_duration_ns(value).map(drop).ok_or_else(parse_error),
         Kind::Enum(allowed) if allowed.contains(&value) => Ok(()),
         Kind::Enum(_) => Err(format!("invalid value \"{value}\"")),
-        Kind::Urls if value.is_empty() => Ok(()),
+        Kind::Urls | Kind::Origins if value.is_empty() => Ok(()),
         Kind::Urls => split_urls(value).iter().try_for_each(|url| url::check(url)),
+        Kind::Origins => {
+            split_urls(value).iter().filter(|url| *url != "*").try_for_each(|url| url::check(url))
+        }
     }
 }
 

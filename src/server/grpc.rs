@@ -1,12 +1,12 @@
 //! gRPC over HTTP/2: paths, frames, status. Messages stay bytes: what they mean is the node's business, so
 //! another transport can take this one's place without touching a service.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -15,14 +15,13 @@ use norn_node::{Code, Error, Method};
 
 use crate::body::{Body, FRAME_HEAD_BYTES, frame_head, framed};
 use crate::core::Core;
+use crate::frames::{Frames, check_len, message_bytes_max};
 use crate::http2::{self, Inbound};
-// (Tokio's, or the simulation's.)
 use crate::recipes::{self, Recipe};
+// (Tokio's, or the simulation's.)
 use crate::runtime as tokio;
+use crate::runtime::sync::mpsc;
 use crate::streams;
-
-/// Above `--max-request-bytes`, what a message may have on the way (etcd's allowance).
-pub const OVERHEAD_BYTES: usize = 512 << 10;
 
 /// A status as it travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +37,8 @@ impl From<Error> for Status {
 }
 
 impl Status {
+    pub const OK: Status = Status { code: 0, message: String::new() };
+
     pub fn new(code: Code, message: impl Into<String>) -> Status {
         Status { code: code as u8, message: message.into() }
     }
@@ -52,12 +53,6 @@ impl Status {
         }
         trailers
     }
-}
-
-pub fn ok_trailers() -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    trailers
 }
 
 /// gRPC's encoding of the message header: printable ASCII but `%`.
@@ -154,7 +149,7 @@ const ROUTES: &[Entry] = &[
     ("grpc.health.v1.Health", "Watch", "server_stream", Route::HealthWatch),
 ];
 
-const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+pub const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 pub fn is_grpc<B>(request: &Request<B>) -> bool {
@@ -176,8 +171,8 @@ pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendRespon
         return answer.finish(core, Err(Error::NoLeader.into()));
     }
     let deadline = timeout(&head.headers);
-    let question =
-        Question { core: Rc::clone(core), frames: Frames::new(core), body: Inbound::new(body) };
+    let source = Source::Client { frames: Frames::new(core), body: Inbound::new(body) };
+    let question = Question { core: Rc::clone(core), source };
     match ROUTES[at].3 {
         Route::Unary(method) => ask(core, method, question, deadline, answer),
         _ => {
@@ -189,7 +184,7 @@ pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendRespon
 }
 
 /// Which entry of `ROUTES` a path leads to.
-fn route(path: &str) -> Result<usize, Status> {
+pub fn route(path: &str) -> Result<usize, Status> {
     let path = path.strip_prefix('/').unwrap_or_default();
     let (service, method) = path.split_once('/').unwrap_or((path, ""));
     let known = ROUTES.iter().position(|(s, m, _, _)| *m == method && *s == service);
@@ -252,7 +247,7 @@ impl Answer {
             let _ = out.send_data(Bytes::copy_from_slice(&frame_head(message.len())), false);
             let _ = out.send_data(message, false);
         }
-        let _ = out.send_trailers(ok_trailers());
+        let _ = out.send_trailers(Status::OK.trailers());
     }
 }
 
@@ -275,16 +270,7 @@ async fn stream(
     needs_leader: bool,
     deadline: Option<Duration>,
 ) {
-    let answered = answer(&core, at, question, needs_leader);
-    let answered = async {
-        match deadline {
-            Some(after) => match tokio::time::timeout(after, answered).await {
-                Ok(result) => result,
-                Err(_) => Err(Error::DeadlineExceeded.into()),
-            },
-            None => answered.await,
-        }
-    };
+    let answered = within(deadline, answer(&core, at, question, needs_leader));
     let result = tokio::select! {
         result = answered => result,
         () = http2::withdrawn(&mut respond) => return,
@@ -303,7 +289,7 @@ async fn stream(
 }
 
 /// What a call is answered with.
-enum Reply {
+pub enum Reply {
     Message(Bytes),
     Stream(Body),
 }
@@ -352,11 +338,58 @@ async fn answer(
     })
 }
 
+/// A call that came by another way than gRPC, message by message.
+///
+/// # Errors
+/// What a gRPC client would be told.
+pub async fn call(
+    core: &Rc<Core>,
+    at: usize,
+    given: mpsc::Receiver<Bytes>,
+    headers: &HeaderMap,
+    needs_leader: bool,
+) -> Result<Reply, Status> {
+    core.grpc_metrics.borrow_mut().started(at);
+    let question = Question { core: Rc::clone(core), source: Source::Given(given) };
+    let answered = async {
+        if needs_leader && !core.with_node(|node| node.has_leader()) {
+            return Err(Error::NoLeader.into());
+        }
+        within(timeout(headers), answer(core, at, question, needs_leader)).await
+    };
+    let result = answered.await;
+    let code = match &result {
+        Ok(Reply::Message(_)) => 0,
+        // (It counts its own end.)
+        Ok(Reply::Stream(_)) => return result,
+        Err(status) => status.code,
+    };
+    core.grpc_metrics.borrow_mut().handled(at, code);
+    result
+}
+
+async fn within(
+    deadline: Option<Duration>,
+    answered: impl Future<Output = Result<Reply, Status>>,
+) -> Result<Reply, Status> {
+    match deadline {
+        Some(after) => match tokio::time::timeout(after, answered).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::DeadlineExceeded.into()),
+        },
+        None => answered.await,
+    }
+}
+
 /// What a client asks, message by message.
 pub struct Question {
     core: Rc<Core>,
-    frames: Frames,
-    body: Inbound,
+    source: Source,
+}
+
+enum Source {
+    Client { frames: Frames, body: Inbound },
+    Given(mpsc::Receiver<Bytes>),
 }
 
 impl Question {
@@ -367,20 +400,17 @@ impl Question {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
-        loop {
-            if let Some(next) = self.frames.next_message().transpose() {
-                let bytes = next.as_ref().map_or(0, Bytes::len);
-                self.core.grpc_metrics.borrow_mut().received_bytes += bytes as u64;
-                return Poll::Ready(Some(next));
-            }
-            match ready!(self.body.poll_data(cx)) {
-                Some(Ok(data)) => self.frames.push(data),
-                Some(Err(error)) => {
-                    return Poll::Ready(Some(Err(Status::new(Code::Canceled, error.to_string()))));
-                }
-                None => return Poll::Ready(None),
-            }
+        let next = match &mut self.source {
+            Source::Client { frames, body } => ready!(frames.poll_message(body, cx)),
+            Source::Given(given) => ready!(given.poll_recv(cx)).map(|message| {
+                let bytes_max = message_bytes_max(&self.core);
+                check_len(message.len(), bytes_max).map(|()| message)
+            }),
+        };
+        if let Some(Ok(message)) = &next {
+            self.core.grpc_metrics.borrow_mut().received_bytes += message.len() as u64;
         }
+        Poll::Ready(next)
     }
 
     /// The next message; `None` when the client said all it has to say.
@@ -410,64 +440,6 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// Cuts a request body into messages.
-pub struct Frames {
-    buffer: BytesMut,
-    /// Arrived in one piece and not copied.
-    whole: Option<Bytes>,
-    bytes_max: usize,
-}
-
-impl Frames {
-    pub fn new(core: &Core) -> Frames {
-        let bytes_max = core.with_node(|node| node.config().request_bytes_max) + OVERHEAD_BYTES;
-        Frames { buffer: BytesMut::new(), whole: None, bytes_max }
-    }
-
-    pub fn push(&mut self, data: Bytes) {
-        if self.buffer.is_empty() && self.whole.is_none() {
-            self.whole = Some(data);
-            return;
-        }
-        if let Some(whole) = self.whole.take() {
-            self.buffer.extend_from_slice(&whole);
-        }
-        self.buffer.extend_from_slice(&data);
-    }
-
-    /// The next complete message. A length beyond the limit is refused before anything is kept for it.
-    pub fn next_message(&mut self) -> Result<Option<Bytes>, Status> {
-        let head: &[u8] = self.whole.as_deref().unwrap_or(&self.buffer);
-        if head.len() < 5 {
-            return Ok(None);
-        }
-        let compressed = head[0];
-        let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        if compressed != 0 {
-            let message = "grpc: compressed flag set with identity or empty encoding";
-            return Err(Status::new(Code::Internal, message));
-        }
-        if len > self.bytes_max {
-            let message =
-                format!("grpc: received message larger than max ({len} vs. {})", self.bytes_max);
-            return Err(Status::new(Code::ResourceExhausted, message));
-        }
-        if head.len() < 5 + len {
-            return Ok(None);
-        }
-        if let Some(whole) = &mut self.whole {
-            whole.advance(5);
-            let message = whole.split_to(len);
-            if whole.is_empty() {
-                self.whole = None;
-            }
-            return Ok(Some(message));
-        }
-        self.buffer.advance(5);
-        Ok(Some(self.buffer.split_to(len).freeze()))
-    }
-}
-
 fn response<B>(body: B) -> Response<B> {
     // (A map that grows by itself begins with room for six.)
     let mut headers = HeaderMap::with_capacity(1);
@@ -480,7 +452,6 @@ fn response<B>(body: B) -> Response<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::body::framed;
 
     #[test]
     fn timeouts() {
@@ -494,27 +465,5 @@ mod tests {
         assert_eq!(parse("S"), None);
         assert_eq!(parse("5"), None);
         assert_eq!(parse(""), None);
-    }
-
-    #[test]
-    fn messages_of_any_cut() {
-        let mut stream = framed(b"hello").to_vec();
-        stream.extend_from_slice(&framed(b""));
-        stream.extend_from_slice(&framed(b"world"));
-        for step in 1..stream.len() {
-            let mut frames = Frames { buffer: BytesMut::new(), whole: None, bytes_max: 10 };
-            let mut got = Vec::new();
-            for piece in stream.chunks(step) {
-                frames.push(Bytes::copy_from_slice(piece));
-                while let Some(message) = frames.next_message().unwrap() {
-                    got.push(message);
-                }
-            }
-            assert_eq!(got, ["hello", "", "world"], "in pieces of {step}");
-        }
-        let mut frames = Frames { buffer: BytesMut::new(), whole: None, bytes_max: 10 };
-        frames.push(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff]));
-        let status = frames.next_message().unwrap_err();
-        assert_eq!(status.message, "grpc: received message larger than max (4294967295 vs. 10)");
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{Request, Response};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 
 use crate::body::Body;
 use crate::config::ServerConfig;
@@ -37,7 +37,7 @@ const HEADERS_BYTES_MAX: u32 = 16 << 10;
 pub async fn serve<S>(
     core: Rc<Core>,
     stream: S,
-    config: &ServerConfig,
+    config: &Rc<ServerConfig>,
     mut stop: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -56,7 +56,9 @@ pub async fn serve<S>(
     poll_fn(|cx| {
         loop {
             match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => accept(&core, request, respond),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    accept(&core, config, request, respond);
+                }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
@@ -71,13 +73,22 @@ pub async fn serve<S>(
     .await;
 }
 
-fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+fn accept(
+    core: &Rc<Core>,
+    config: &Rc<ServerConfig>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     if grpc::is_grpc(&request) {
         return grpc::accept(core, request, respond);
     }
-    let core = Rc::clone(core);
+    let (core, config) = (Rc::clone(core), Rc::clone(config));
     tokio::task::spawn_local(async move {
-        let page = crate::http_api::serve(core, request).await;
+        let page = crate::http_api::serve(core, &config, request.map(Inbound::new));
+        let page = tokio::select! {
+            page = page => page,
+            () = withdrawn(&mut respond) => return,
+        };
         send(respond, page, |_| {}).await;
     });
 }
@@ -146,6 +157,18 @@ impl Inbound {
             let _ = self.0.flow_control().release_capacity(data.len());
         }
         polled
+    }
+}
+
+impl http_body::Body for Inbound {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        self.poll_data(cx).map(|next| next.map(|data| data.map(Frame::data)))
     }
 }
 

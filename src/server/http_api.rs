@@ -1,8 +1,12 @@
-//! What clients and dashboards ask over plain HTTP: health, version, metrics.
+//! What clients, browsers and dashboards ask over plain HTTP: health, version, metrics, and calls as JSON.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, HOST,
+    HeaderMap, HeaderValue, ORIGIN,
+};
 use http::{Method as HttpMethod, Request, Response};
 use norn_node::{Error, Method};
 use norn_proto::etcdserverpb as pb;
@@ -10,16 +14,76 @@ use prost::Message;
 
 use crate::body::Body;
 use crate::client::{JSON, PLAIN, page};
+use crate::config::ServerConfig;
 use crate::core::Core;
+use crate::gateway;
 
-pub async fn serve<B>(core: Rc<Core>, request: Request<B>) -> Response<Body> {
+/// What a client asks: the gateway's calls, or a look at the server.
+pub async fn serve<B>(core: Rc<Core>, config: &ServerConfig, request: Request<B>) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if let Some(refused) = foreign_host(config, &request) {
+        return refused;
+    }
+    let origin = allowed_origin(config, request.headers());
+    let mut response = if request.method() == HttpMethod::OPTIONS {
+        Response::new(Body::empty())
+    } else if config.gateway && gateway::serves(request.uri().path()) {
+        gateway::serve(&core, request).await
+    } else {
+        look(&core, &request).await
+    };
+    if let Some(origin) = origin {
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        let methods = HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE");
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+        let allowed = HeaderValue::from_static("accept, content-type, authorization");
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    }
+    response
+}
+
+/// `--host-whitelist`: against names that an attacker lets point to this server.
+fn foreign_host<B>(config: &ServerConfig, request: &Request<B>) -> Option<Response<Body>> {
+    let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = named.or(request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let is_listed = |listed: &String| listed == "*" || listed == name;
+    if config.host_whitelist.is_empty() || config.host_whitelist.iter().any(is_listed) {
+        return None;
+    }
+    let text = format!(
+        "A request for the host {name:?}, which --host-whitelist does not name, is refused: \
+         against DNS rebinding. Start the server with --host-whitelist={name} to allow it.\n"
+    );
+    Some(page(421, PLAIN, text))
+}
+
+/// What a browser is told of the page that asks.
+fn allowed_origin(config: &ServerConfig, headers: &HeaderMap) -> Option<HeaderValue> {
+    let allows = |origin: &str| config.cors.iter().any(|allowed| allowed == origin);
+    if config.cors.is_empty() || allows("*") {
+        return Some(HeaderValue::from_static("*"));
+    }
+    let origin = headers.get(ORIGIN)?;
+    origin.to_str().is_ok_and(allows).then(|| origin.clone())
+}
+
+/// Health, version, metrics.
+pub async fn look<B>(core: &Rc<Core>, request: &Request<B>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let is_get = request.method() == HttpMethod::GET;
     match path.as_str() {
         "/version" | "/health" if !is_get => not_allowed(),
-        "/version" => page(200, JSON, version(&core)),
-        "/health" => health(&core, &query).await,
+        "/version" => page(200, JSON, version(core)),
+        "/health" => health(core, &query).await,
         "/metrics" => {
             let text = core.with_node(|node| {
                 crate::metrics::page(node, &core.disk_metrics, &core.grpc_metrics.borrow())
@@ -31,8 +95,13 @@ pub async fn serve<B>(core: Rc<Core>, request: Request<B>) -> Response<Body> {
             (kind == "livez" || kind == "readyz").then(|| (kind.to_owned(), check.to_owned()))
         }) {
             Some(_) if !is_get => not_allowed(),
-            Some((kind, check)) => probes(&core, &kind, &check, &query).await,
-            None => page(404, PLAIN, "404 page not found\n"),
+            Some((kind, check)) => probes(core, &kind, &check, &query).await,
+            None => {
+                let mut response = page(404, PLAIN, "404 page not found\n");
+                let nosniff = HeaderValue::from_static("nosniff");
+                response.headers_mut().insert("X-Content-Type-Options", nosniff);
+                response
+            }
         },
     }
 }

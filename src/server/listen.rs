@@ -57,6 +57,8 @@ pub enum Serves {
     GrpcAndHttp,
     GrpcOnly,
     HttpOnly,
+    /// Health and metrics: nothing else, and for everybody.
+    Metrics,
     Peers,
 }
 
@@ -97,7 +99,7 @@ async fn connection(
     let served = async {
         let is_http2 = match serves {
             Serves::GrpcOnly => true,
-            Serves::HttpOnly | Serves::Peers => false,
+            Serves::HttpOnly | Serves::Metrics | Serves::Peers => false,
             Serves::GrpcAndHttp => {
                 let begins = stream.begins_with(HTTP2_PREFACE);
                 match time::timeout(HEADER_TIMEOUT, begins).await {
@@ -110,7 +112,7 @@ async fn connection(
         if is_http2 {
             http2::serve(core, Authorities::new(stream), &config, stop).await;
         } else {
-            http1(core, stream, serves == Serves::Peers, stop).await;
+            http1(core, config, stream, serves, stop).await;
         }
     };
     flush.behind(served).await;
@@ -118,21 +120,25 @@ async fn connection(
 
 async fn http1(
     core: Rc<Core>,
+    config: Rc<ServerConfig>,
     stream: Collected<TcpStream>,
-    is_peer: bool,
+    serves: Serves,
     mut stop: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let core = Rc::clone(&core);
+        let (core, config) = (Rc::clone(&core), Rc::clone(&config));
         async move {
-            Ok::<_, Infallible>(match is_peer {
-                true => crate::peer_http::serve(core, request).await,
-                false => crate::http_api::serve(core, request).await,
+            Ok::<_, Infallible>(match serves {
+                Serves::Peers => crate::peer_http::serve(core, request).await,
+                Serves::Metrics => crate::http_api::look(&core, &request).await,
+                _ => crate::http_api::serve(core, &config, request).await,
             })
         }
     });
     let mut builder = http1::Builder::new();
     builder.timer(HyperTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    // (As Go writes them, for scripts that look for them so.)
+    builder.title_case_headers(true);
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     // (How a connection ends is the client's business.)
     runtime::select! {

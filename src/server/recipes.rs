@@ -12,9 +12,9 @@ use prost::Message;
 
 use crate::body::{Body, FRAME_HEAD_BYTES, Part, framed};
 use crate::core::Core;
-use crate::grpc::{Status, ok_trailers};
+use crate::grpc::Status;
 use crate::runtime::sync::mpsc;
-use crate::runtime::task;
+use crate::runtime::{self, task};
 
 /// Life of the lease that is granted to whoever comes without one, in seconds.
 const LEASE_TTL: i64 = 60;
@@ -247,12 +247,12 @@ pub fn observe(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
     task::spawn_local(async move {
         let prefix = prefix(&request.name);
         let gone = sender.clone();
-        let trailers = crate::runtime::select! {
+        let status = runtime::select! {
             // (It ends by an error only; etcd has one word for all of them.)
-            _ = follow(&core, &prefix, &sender) => unknown("election: observe closed early").trailers(),
-            () = gone.closed() => ok_trailers(),
+            _ = follow(&core, &prefix, &sender) => unknown("election: observe closed early"),
+            () = gone.closed() => Status::OK,
         };
-        let _ = gone.send(Part::End(trailers)).await;
+        let _ = gone.send(Part::End(status)).await;
     });
     Ok(Body::Stream(parts))
 }

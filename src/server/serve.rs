@@ -159,7 +159,7 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
         }
     };
     accept(peer_listeners, Serves::Peers);
-    accept(metrics_listeners, Serves::HttpOnly);
+    accept(metrics_listeners, Serves::Metrics);
     log.info(
         "now serving peer/client/metrics",
         &[

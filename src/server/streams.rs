@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::body::{Body, Part, WatchBody, framed};
 use crate::core::Core;
-use crate::grpc::{Question, Status, ok_trailers};
+use crate::grpc::{Question, Status};
 use crate::runtime::sync::mpsc;
 use crate::runtime::{self, task, time};
 
@@ -37,7 +37,7 @@ pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usi
             runtime::select! {
                 () = requests => {}
                 () = leaderless(&reader) => {
-                    reader.end_watch(stream, Status::from(Error::NoLeader).trailers());
+                    reader.end_watch(stream, Error::NoLeader.into());
                 }
             }
         } else {
@@ -54,7 +54,7 @@ async fn read_watch(core: &Rc<Core>, mut question: Question, stream: norn_node::
     while let Some(next) = question.next().await {
         let body = match next {
             Ok(body) => body,
-            Err(status) => return core.end_watch(stream, status.trailers()),
+            Err(status) => return core.end_watch(stream, status),
         };
         core.input(Input::WatchRequest { stream, body });
         given += 1;
@@ -82,13 +82,10 @@ pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool, route
             result = keep_alives(&core, question, &sender) => result,
             () = leaderless(&core), if needs_leader => Err(Error::NoLeader.into()),
         };
-        let (code, trailers) = match ended {
-            Ok(()) => (0, ok_trailers()),
-            Err(status) => (status.code, status.trailers()),
-        };
-        core.grpc_metrics.borrow_mut().handled(route, code);
+        let status = ended.err().unwrap_or(Status::OK);
+        core.grpc_metrics.borrow_mut().handled(route, status.code);
         // (The client may be gone.)
-        let _ = sender.send(Part::End(trailers)).await;
+        let _ = sender.send(Part::End(status)).await;
     });
     Body::Stream(parts)
 }
@@ -285,7 +282,7 @@ pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
     let core = Rc::clone(core);
     task::spawn_local(async move {
         let mut next = Ok(first);
-        let trailers = loop {
+        let status = loop {
             match next {
                 Ok(Some(chunk)) => {
                     if sender.send(Part::Message(framed(&chunk))).await.is_err() {
@@ -294,11 +291,11 @@ pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
                     task::yield_now().await;
                     next = core.with_node(|node| stream.next(node));
                 }
-                Ok(None) => break ok_trailers(),
-                Err(error) => break Status::from(error).trailers(),
+                Ok(None) => break Status::OK,
+                Err(error) => break error.into(),
             }
         };
-        let _ = sender.send(Part::End(trailers)).await;
+        let _ = sender.send(Part::End(status)).await;
     });
     Ok(Body::Stream(parts))
 }
@@ -310,11 +307,8 @@ pub async fn snapshot(core: &Rc<Core>) -> Result<Body, Status> {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let core = Rc::clone(core);
     task::spawn_local(async move {
-        let trailers = match send_file(&core, &file, &version, &sender).await {
-            Ok(()) => ok_trailers(),
-            Err(status) => status.trailers(),
-        };
-        let _ = sender.send(Part::End(trailers)).await;
+        let sent = send_file(&core, &file, &version, &sender).await;
+        let _ = sender.send(Part::End(sent.err().unwrap_or(Status::OK))).await;
         core.input(Input::ExportDone { file });
     });
     Ok(Body::Stream(parts))

@@ -183,21 +183,3 @@ fn the_peer_port_answers_probes() {
     assert_eq!(answer.status, 200);
     assert!(answer.json()["OK"].as_bool().unwrap_or_default(), "{}", answer.text());
 }
-
-#[test]
-fn the_json_gateway_puts_and_ranges() {
-    let server = Server::start();
-    let address = server.client_address();
-    let written = exchange(&address, "POST", "/v3/kv/put", br#"{"key":"Zm9v","value":"YmFy"}"#);
-    if written.status == 404 && !norn_tests::command::server_is_etcd() {
-        return crate::not_yet("the JSON gateway");
-    }
-    assert_eq!(written.status, 200, "{}", written.text());
-    assert_eq!(written.json()["header"]["revision"], "2");
-    let read = exchange(&address, "POST", "/v3/kv/range", br#"{"key":"Zm9v"}"#).json();
-    assert_eq!((&read["count"], &read["kvs"][0]["value"]), (&"1".into(), &"YmFy".into()));
-    let refused = exchange(&address, "POST", "/v3/kv/range", br#"{"key":"Zm9v","revision":"9"}"#);
-    assert_eq!(refused.status, 400);
-    let text = "etcdserver: mvcc: required revision is a future revision";
-    assert_eq!((&refused.json()["code"], &refused.json()["message"]), (&11.into(), &text.into()));
-}

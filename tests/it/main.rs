@@ -3,6 +3,7 @@
 mod clients;
 mod damage;
 mod exchange;
+mod gateway;
 mod http;
 mod kv;
 mod lease;
@@ -30,10 +31,4 @@ fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, tex
 #[track_caller]
 fn revision(header: &Option<ResponseHeader>) -> i64 {
     header.as_ref().expect("a header").revision
-}
-
-/// For what README lists as missing: said aloud, and the rest of the test is left out.
-fn not_yet(what: &str) {
-    assert!(!norn_tests::command::server_is_etcd(), "etcd has {what}");
-    eprintln!("NOT YET IMPLEMENTED: {what}");
 }
