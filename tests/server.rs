@@ -28,6 +28,8 @@ pub struct Setup {
     pub initial_cluster: Option<String>,
     pub existing: bool,
     pub flags: Vec<String>,
+    /// Of the environment.
+    pub variables: Vec<(String, String)>,
 }
 
 impl Default for Setup {
@@ -45,6 +47,7 @@ impl Setup {
             initial_cluster: None,
             existing: false,
             flags: Vec::new(),
+            variables: Vec::new(),
         }
     }
 
@@ -152,6 +155,7 @@ impl Server {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.setup.binary);
         command.args(self.arguments());
+        command.envs(self.setup.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -80,7 +80,6 @@ const UNSUPPORTED: &[&str] = &[
     "peer-trusted-ca-file",
     "peer-auto-tls",
     "force-new-cluster",
-    "config-file",
     "enable-distributed-tracing",
 ];
 
@@ -128,7 +127,8 @@ impl ServerConfig {
                 ));
             }
         }
-        if values.text("discovery-fallback") == "proxy" {
+        // (The file that comes with etcd says so, and nobody minds.)
+        if values.text("discovery-fallback") == "proxy" && !values.is_file {
             return Err("v2 proxy is deprecated, and --discovery-fallback can't be configured as \
                  \"proxy\""
                 .into());
@@ -142,7 +142,8 @@ impl ServerConfig {
             }
         }
         let (tick_ms, election_ticks) = check_times(values)?;
-        if values.is_set("listen-client-urls") && !values.is_set("advertise-client-urls") {
+        let is_listening = values.is_set("listen-client-urls") && !values.is_file;
+        if is_listening && !values.is_set("advertise-client-urls") {
             return Err(
                 "--advertise-client-urls is required when --listen-client-urls is set explicitly"
                     .into(),

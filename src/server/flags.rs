@@ -243,7 +243,7 @@ pub const FLAGS: &[Flag] = &[
     flag("max-learners", Kind::Int, "1", "Learners a cluster may have."),
     flag("force-new-cluster", Kind::Bool, "false", "Not supported yet."),
     flag("unsafe-no-fsync", Kind::Bool, "false", "Never sync. Loses data in a crash."),
-    flag("config-file", Kind::Text, "", "Not supported yet."),
+    flag("config-file", Kind::Text, "", "A file in the place of all other flags and variables."),
     flag("version", Kind::Bool, "false", "Print the version and exit."),
 ];
 
@@ -272,7 +272,9 @@ pub struct Values {
     set: BTreeMap<&'static str, String>,
     /// (level, message, field, value)
     pub notes: Vec<(&'static str, &'static str, &'static str, String)>,
-    from_flags_or_env: BTreeMap<&'static str, ()>,
+    said: BTreeMap<&'static str, ()>,
+    /// They are those of a configuration file.
+    pub is_file: bool,
 }
 
 impl Values {
@@ -283,8 +285,18 @@ impl Values {
         }
     }
 
+    /// Those of a configuration file that says nothing.
+    pub fn of_file() -> Values {
+        Values { is_file: true, ..Values::default() }
+    }
+
+    pub fn say(&mut self, flag: &'static Flag, value: String) {
+        self.said.insert(flag.name, ());
+        self.set.insert(flag.name, value);
+    }
+
     pub fn is_set(&self, name: &str) -> bool {
-        self.from_flags_or_env.contains_key(name)
+        self.said.contains_key(name)
     }
 
     pub fn bool(&self, name: &str) -> bool {
@@ -322,7 +334,7 @@ pub enum Refusal {
     Conflict(String),
 }
 
-fn find(name: &str) -> Option<&'static Flag> {
+pub fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
@@ -370,12 +382,21 @@ pub fn parse(
             };
             return Err(Refusal::Usage(text));
         }
-        values.from_flags_or_env.insert(flag.name, ());
-        values.set.insert(flag.name, value);
+        values.say(flag, value);
     }
     let mut env: Vec<(String, String)> =
         env.into_iter().filter(|(name, _)| name.starts_with("ETCD_")).collect();
     env.sort();
+    // A file takes the place of them all.
+    let file = env.iter().find(|(name, value)| name == "ETCD_CONFIG_FILE" && !value.is_empty());
+    if let (false, Some((_, path)), Some(flag)) =
+        (values.is_set("config-file"), file, find("config-file"))
+    {
+        values.say(flag, path.clone());
+    }
+    if !values.text("config-file").is_empty() {
+        return Ok(values);
+    }
     for (variable, value) in env {
         read_variable(&mut values, &variable, value)?;
     }
@@ -404,8 +425,7 @@ fn read_variable(values: &mut Values, variable: &str, value: String) -> Result<(
     }
     let text = "recognized and used environment variable";
     values.notes.push(("info", text, "variable-name", variable.to_owned()));
-    values.from_flags_or_env.insert(flag.name, ());
-    values.set.insert(flag.name, value);
+    values.say(flag, value);
     Ok(())
 }
 

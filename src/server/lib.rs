@@ -10,6 +10,7 @@ pub mod calls;
 pub mod client;
 pub mod collected;
 pub mod config;
+pub mod config_file;
 pub mod core;
 pub mod file_disk;
 pub mod flags;

@@ -1,6 +1,7 @@
 //! `nornd`: etcd's command line on Norn's engine.
 
 use norn_server::config::ServerConfig;
+use norn_server::config_file::{self, Problem};
 use norn_server::flags::{self, Refusal};
 use norn_server::log::{Level, Log, Value};
 use norn_server::serve::{self, End};
@@ -44,6 +45,17 @@ fn run(args: &[String]) -> End {
         println!("Go OS/Arch: {}/{}", std::env::consts::OS, norn_server::go_arch());
         return End::Code(0);
     }
+    let (values, file) = match values.text("config-file") {
+        "" => (values, None),
+        path => match config_file::load(path, &values) {
+            Ok(said) => (said, Some(path.to_owned())),
+            Err(Problem::Verify(error)) => return refused(&Refusal::Verify(error)),
+            Err(Problem::Line(text)) => {
+                eprintln!("{text}");
+                return End::Code(1);
+            }
+        },
+    };
     let log =
         Log::new(values.text("log-level"), values.text("log-format"), values.text("log-outputs"));
     let log = match log {
@@ -57,9 +69,15 @@ fn run(args: &[String]) -> End {
         let level = if *level == "warn" { Level::Warn } else { Level::Info };
         log.line(level, None, text, &[(field, value.into())]);
     }
+    let config = ServerConfig::new(&values);
+    if let (Some(path), Ok(_)) = (&file, &config) {
+        let text = "loaded server configuration, other configuration command line flags and environment \
+                    variables will be ignored if provided";
+        log.info(text, &[("path", path.into())]);
+    }
     let all: Vec<String> = std::env::args().collect();
     log.info("Running: ", &[("args", all.as_slice().into())]);
-    let config = match ServerConfig::new(&values) {
+    let config = match config {
         Ok(config) => config,
         Err(error) => {
             log.warn("failed to verify flags", &[("error", (&error).into())]);

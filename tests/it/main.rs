@@ -1,6 +1,7 @@
 //! The server as its users see it: real processes on loopback.
 
 mod clients;
+mod config;
 mod damage;
 mod exchange;
 mod gateway;
