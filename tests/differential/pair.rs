@@ -22,7 +22,7 @@ pub struct Difference {
 }
 
 /// How long watch events may take to arrive.
-const WATCH_LIMIT: Duration = Duration::from_secs(5);
+const WATCH_LIMIT: Duration = Duration::from_secs(20);
 /// Operations between two comparisons of the watchers.
 const WATCH_EVERY: usize = 20;
 
