@@ -192,9 +192,10 @@ fn words(choices: &mut Choices<'_>) {
             }
         }
     }
-    let parsed = flags::parse(&args, env.clone());
-    env.reverse();
+    // (A process has each variable once.)
     let env: std::collections::BTreeMap<_, _> = env.into_iter().collect();
+    let parsed = flags::parse(&args, env.clone());
+    let env: Vec<_> = env.into_iter().rev().collect();
     match parsed {
         Ok(values) => {
             assert!(flags::parse(&args, env).is_ok(), "the order of variables matters");
