@@ -116,8 +116,7 @@ where
         return refused(&Status::new(Code::Internal, format!("{service}/{method} has no shape")));
     };
     let (sender, given) = mpsc::channel(QUESTIONS_MAX);
-    let is_bidi = matches!(*method, "Watch" | "LeaseKeepAlive");
-    if is_bidi {
+    if shapes.asks_many {
         let bytes_max = message_bytes_max(core);
         task::spawn_local(read_all(body, shapes.question, bytes_max, sender));
     } else {
@@ -136,13 +135,9 @@ where
         },
         Ok(Reply::Stream(body)) => Lines::begin(body, shapes.answer).await,
         // (What a stream is refused with is a line, too.)
-        Err(status) if is_bidi || is_stream(method) => refused_with(&status, &error_line(&status)),
+        Err(status) if shapes.answers_many => refused_with(&status, &error_line(&status)),
         Err(status) => refused(&status),
     }
-}
-
-fn is_stream(method: &str) -> bool {
-    matches!(method, "Snapshot" | "Observe")
 }
 
 /// What a client says to gRPC: `Grpc-Timeout`, and every header that says that it is meant for it.

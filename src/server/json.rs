@@ -21,13 +21,20 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 pub struct Shapes {
     pub question: MessageDescriptor,
     pub answer: MessageDescriptor,
+    pub asks_many: bool,
+    pub answers_many: bool,
 }
 
 impl Shapes {
     pub fn of(service: &str, method: &str) -> Option<Shapes> {
         let service = POOL.get_service_by_name(service)?;
         let method = service.methods().find(|m| m.name() == method)?;
-        Some(Shapes { question: method.input(), answer: method.output() })
+        Some(Shapes {
+            question: method.input(),
+            answer: method.output(),
+            asks_many: method.is_client_streaming(),
+            answers_many: method.is_server_streaming(),
+        })
     }
 }
 
