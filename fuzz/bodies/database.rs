@@ -48,14 +48,40 @@ pub(crate) fn body(choices: &mut Choices<'_>) -> Option<Served> {
     let first = serve(&mut world, id);
     world.crash(id, 2);
     assert!(opens(&world, id, file.len()), "opened once, and not again");
-    if first.is_some() {
-        assert_eq!(serve(&mut world, id), first);
+    if let Some(first) = &first {
+        let second = serve(&mut world, id).expect("served once, and not again");
+        second.must_follow(first);
     }
     first
 }
 
-/// Hash, revision of the compaction, number of keys.
-type Served = (u32, i64, usize);
+/// What clients see.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Served {
+    hash: u32,
+    revision: i64,
+    compacted: i64,
+    keys: Vec<mvccpb::KeyValue>,
+    leases: usize,
+}
+
+impl Served {
+    /// After another start: the same, but for what went with leases that ran out meanwhile. The end of one is a revision if it had keys.
+    fn must_follow(&self, before: &Served) {
+        if self.revision == before.revision {
+            let same = Served { leases: self.leases, ..self.clone() };
+            assert_eq!(same, Served { leases: self.leases, ..before.clone() });
+            return;
+        }
+        let ended = before.leases - self.leases;
+        assert!(self.keys.iter().all(|key| before.keys.contains(key)), "{self:?} after {before:?}");
+        let mut gone = before.keys.iter().filter(|key| !self.keys.contains(key));
+        assert!(gone.all(|key| key.lease != 0), "{self:?} after {before:?}");
+        assert!(self.keys.len() < before.keys.len(), "{self:?} after {before:?}");
+        assert!(self.revision - before.revision <= ended as i64, "{self:?} after {before:?}");
+        assert_eq!(self.compacted, before.compacted);
+    }
+}
 
 /// Tried on a copy of the disk.
 fn opens(world: &World, id: u64, bytes: usize) -> bool {
@@ -98,10 +124,18 @@ fn serve(world: &mut World, id: u64) -> Option<Served> {
     let replies = &mut world.nodes.get_mut(&id).expect("started").seen.replies;
     let range = replies.remove(&calls[0])?.ok()?;
     let hash = replies.remove(&calls[1])?.ok()?;
+    let leases = replies.remove(&calls[2])?.ok()?;
     let range = pb::RangeResponse::decode(range).expect("an answer");
     let hash = pb::HashKvResponse::decode(hash).expect("an answer");
+    let leases = pb::LeaseLeasesResponse::decode(leases).expect("an answer");
     assert_eq!(range.count, range.kvs.len() as i64);
-    Some((hash.hash, hash.compact_revision, range.kvs.len()))
+    Some(Served {
+        hash: hash.hash,
+        revision: hash.hash_revision,
+        compacted: hash.compact_revision,
+        keys: range.kvs,
+        leases: leases.leases.len(),
+    })
 }
 
 /// What etcd's buckets hold, mostly as etcd would write it.
@@ -208,7 +242,7 @@ mod tests {
 
     #[test]
     fn sound_databases_are_served_and_others_refused() {
-        let keys = |bytes: &[u8]| body(&mut Choices::new(bytes)).map(|(_, _, keys)| keys);
+        let keys = |bytes: &[u8]| body(&mut Choices::new(bytes)).map(|served| served.keys.len());
         // The log ends with entry 4, a put. All of it is applied to nothing; only that one to a member and a key; then none. What the
         // database says is applied beyond the log's end is of another log.
         assert_eq!(keys(&[0, 0, 1]), Some(1));

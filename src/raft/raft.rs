@@ -247,10 +247,11 @@ impl Raft {
                 self.send(Message::new(AppResp, message.from));
             }
             // A candidate that is behind must learn of our term, or a group that turns on pre-votes one by one can lock itself up. And one
-            // that is not of our membership hears of it only here, because we ask it for nothing: it may be us who lag behind, and the one
-            // whose vote it needs; both would campaign for ever, it a few terms behind. (Thesis section 3.3. etcd tells the former only.)
+            // that is no voter of our membership hears of it only here, because we ask it for nothing: it may be us who lag behind, and the
+            // one whose vote it needs; both would campaign for ever, it a few terms behind. (Thesis section 3.3. etcd tells the former only.)
             PreVote | Vote
-                if message.kind == PreVote || self.tracker.progress(message.from).is_none() =>
+                if message.kind == PreVote
+                    || self.tracker.progress(message.from).is_none_or(|peer| peer.is_learner) =>
             {
                 self.note_vote(
                     message,

@@ -4,7 +4,8 @@ mod sim;
 
 use bytes::Bytes;
 use norn_raft::{
-    ConfState, Config, Entry, Index, Message, MessageKind, NodeId, ProgressState, Snapshot, Term,
+    ConfChange, ConfChangeKind, ConfState, Config, Entry, Index, Message, MessageKind, NodeId,
+    ProgressState, Snapshot, Term,
 };
 use sim::{Sim, id, plain};
 
@@ -144,6 +145,29 @@ fn a_stranger_that_asks_for_a_vote_of_a_lower_term_is_told_the_term() {
     sim.raw(2).step(asked(1)).unwrap();
     assert!(!sim.raw(2).has_ready(), "members hear of the term when they are asked for a vote");
     sim.raw(2).step(asked(3)).unwrap();
+    let answers = sim.raw(2).ready().messages;
+    sim.raw(2).advance();
+    let expected = Message { reject: true, ..message(MessageKind::VoteResp, 2, 3, 7) };
+    assert_eq!(answers, [expected]);
+}
+
+/// It may have been promoted where we lag behind, and need the vote that only we can give.
+#[test]
+fn a_learner_that_asks_for_a_vote_of_a_lower_term_is_told_the_term() {
+    let mut sim = Sim::new(3, &[1, 2], plain());
+    assert!(sim.elect(1, &[1, 2]));
+    let change = ConfChange {
+        kind: ConfChangeKind::AddLearnerNode,
+        node_id: id(3),
+        ..ConfChange::default()
+    };
+    sim.raw(1).propose_conf_change(change).unwrap();
+    sim.settle(&[1, 2, 3]);
+    let last = sim.raw(2).last_index();
+    sim.raw(2).step(message(MessageKind::Heartbeat, 1, 2, 7)).unwrap();
+    sim.work(2);
+    let asked = message(MessageKind::Vote, 3, 2, 6);
+    sim.raw(2).step(Message { index: last, log_term: Term(6), ..asked }).unwrap();
     let answers = sim.raw(2).ready().messages;
     sim.raw(2).advance();
     let expected = Message { reject: true, ..message(MessageKind::VoteResp, 2, 3, 7) };
