@@ -86,8 +86,8 @@ fn send(
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    stream.write_all(format!("{head}\r\n").as_bytes())?;
-    stream.write_all(body)?;
+    // (In one piece: whoever refuses by the head alone has the rest already, and need not reset the connection.)
+    stream.write_all(&[head.as_bytes(), b"\r\n", body].concat())?;
     Ok(stream)
 }
 

@@ -2,15 +2,18 @@
 //! answer of a stream. (api.md 1.2)
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use base64::DecodeError;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, Engine as _};
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
-use norn_node::Code;
+use http_body_util::BodyExt as _;
+use norn_node::{Code, Error};
 use prost_reflect::MessageDescriptor;
 use serde_json::json;
 
@@ -18,8 +21,10 @@ use crate::body::{Body, FRAME_HEAD_BYTES, Part};
 use crate::client::JSON;
 use crate::core::Core;
 use crate::frames::{check_len, message_bytes_max};
+use crate::go_paths;
 use crate::grpc::{self, Reply, Status};
 use crate::json::{self, Shapes};
+use crate::json_values::Values;
 use crate::runtime::sync::mpsc;
 use crate::runtime::task;
 
@@ -27,6 +32,7 @@ use crate::runtime::task;
 const QUESTIONS_MAX: usize = 4;
 /// What base64 and names may make of a message's bytes.
 const JSON_TIMES: usize = 2;
+const FORM: &str = "application/x-www-form-urlencoded";
 const METADATA: &str = "grpc-metadata-";
 const GRPC_CONTENT_TYPE: HeaderName = HeaderName::from_static("grpc-metadata-content-type");
 
@@ -86,23 +92,33 @@ const BINDINGS: &[(&str, &str, &str)] = &[
     ("/election/resign", "v3electionpb.Election", "Resign"),
 ];
 
+/// Below this, everything is the gateway's.
+pub const FOLDER: &str = "/v3/";
+
 /// Whether a path is the gateway's.
 pub fn serves(path: &str) -> bool {
-    below(path).is_some()
+    let path = go_paths::current(path);
+    let folder = path.split('/').nth(1).and_then(go_paths::unescaped);
+    folder.as_deref() == Some("v3") && path.matches('/').count() > 1
 }
 
-/// (The old prefix means the same.)
-fn below(path: &str) -> Option<&str> {
-    let rest = path.strip_prefix("/v3beta").or_else(|| path.strip_prefix("/v3"))?;
-    rest.starts_with('/').then_some(rest)
+/// What stands below the folder.
+fn below(path: &str) -> Option<String> {
+    let path = go_paths::unescaped(&go_paths::current(path))?;
+    path.strip_prefix("/v3").map(str::to_owned)
 }
 
 pub async fn serve<B>(core: &Rc<Core>, request: Request<B>) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let mut body = Box::pin(body);
+    if let Some(method) = other_method(&head) {
+        // (What a form has to say is in its body, which is no question any more.)
+        while let Some(Ok(_)) = body.frame().await {}
+        head.method = method;
+    }
     let path = below(head.uri.path()).unwrap_or_default();
     let Some((_, service, method)) = BINDINGS.iter().find(|(bound, _, _)| *bound == path) else {
         return refused(&Status::new(Code::NotFound, "Not Found"));
@@ -115,20 +131,26 @@ where
     let (Some(shapes), Ok(at)) = (shapes, at) else {
         return refused(&Status::new(Code::Internal, format!("{service}/{method} has no shape")));
     };
+    let Metadata { headers, deadline } = match metadata(&head.headers) {
+        Ok(metadata) => metadata,
+        Err(text) => return refused(&Status::new(Code::InvalidArgument, text)),
+    };
     let (sender, given) = mpsc::channel(QUESTIONS_MAX);
+    let bytes_max = message_bytes_max(core);
     if shapes.asks_many {
-        let bytes_max = message_bytes_max(core);
         task::spawn_local(read_all(body, shapes.question, bytes_max, sender));
     } else {
-        match read_one(core, body, &shapes.question).await {
+        match read_one(body, &shapes.question, bytes_max).await {
             // (There is room: nobody else sends.)
             Ok(question) => drop(sender.try_send(question)),
             Err(status) => return refused(&status),
         }
     }
-    let metadata = metadata(&head.headers);
-    let needs_leader = metadata.get(grpc::HAS_LEADER).is_some_and(|value| value == "true");
-    match grpc::call(core, at, given, &metadata, needs_leader).await {
+    if deadline == Some(Duration::ZERO) {
+        return refused(&Error::DeadlineExceeded.into());
+    }
+    let needs_leader = headers.get(grpc::HAS_LEADER).is_some_and(|value| value == "true");
+    match grpc::call(core, at, given, deadline, needs_leader).await {
         Ok(Reply::Message(message)) => match json::encode(&shapes.answer, message) {
             Ok(json) => answered(Body::text(json)),
             Err(text) => refused(&Status::new(Code::Internal, text)),
@@ -140,69 +162,150 @@ where
     }
 }
 
-/// What a client says to gRPC: `Grpc-Timeout`, and every header that says that it is meant for it.
-fn metadata(headers: &HeaderMap) -> HeaderMap {
-    let mut metadata = HeaderMap::new();
-    for (name, value) in headers {
+/// What a client that can only send forms would rather have used.
+fn other_method(head: &http::request::Parts) -> Option<Method> {
+    let is_form = head.headers.get(CONTENT_TYPE).is_some_and(|value| value == FORM);
+    let other = head.headers.get("x-http-method-override").filter(|other| !other.is_empty())?;
+    let is_asked = is_form && head.method == Method::POST;
+    // (One that is none is not POST, and that is all it is asked.)
+    let name = other.to_str().unwrap_or("-").to_ascii_uppercase();
+    is_asked.then(|| Method::from_bytes(name.as_bytes()).unwrap_or(Method::TRACE))
+}
+
+/// What a client says to gRPC: when it wants its answer, and every header that says that it is meant for it.
+struct Metadata {
+    headers: HeaderMap,
+    deadline: Option<Duration>,
+}
+
+fn metadata(given: &HeaderMap) -> Result<Metadata, String> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in given {
         let name = match name.as_str() {
-            "grpc-timeout" | "authorization" => name.clone(),
+            "authorization" => name.clone(),
             other => match other.strip_prefix(METADATA).map(HeaderName::try_from) {
                 Some(Ok(name)) => name,
                 _ => continue,
             },
         };
-        metadata.append(name, value.clone());
+        if name.as_str().ends_with("-bin") {
+            check_binary(&name, value)?;
+        }
+        headers.append(name, value.clone());
     }
-    metadata
+    let timeout = given.get("grpc-timeout").filter(|text| !text.is_empty());
+    let text = String::from_utf8_lossy(timeout.map_or(b"0n", |text| text.as_bytes()));
+    let nanos = timeout_ns(&text).ok_or_else(|| format!("invalid grpc-timeout: {text}"))?;
+    // (One in the past is over at once; none is none.)
+    let deadline = (nanos != 0).then(|| Duration::from_nanos(nanos.try_into().unwrap_or(0)));
+    Ok(Metadata { headers, deadline })
 }
 
-async fn read_one<B>(core: &Core, body: B, shape: &MessageDescriptor) -> Result<Bytes, Status>
+/// Go's arithmetic: it goes around.
+fn timeout_ns(text: &str) -> Option<i64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let unit: i64 = match unit {
+        "H" => 3_600_000_000_000,
+        "M" => 60_000_000_000,
+        "S" => 1_000_000_000,
+        "m" => 1_000_000,
+        "u" => 1_000,
+        "n" => 1,
+        _ => return None,
+    };
+    number.parse::<i64>().ok().map(|number| number.wrapping_mul(unit))
+}
+
+fn check_binary(name: &HeaderName, value: &HeaderValue) -> Result<(), String> {
+    let engine = match value.len() % 4 {
+        0 => &BASE64_STANDARD,
+        _ => &BASE64_STANDARD_NO_PAD,
+    };
+    let at = match engine.decode(value.as_bytes()) {
+        Ok(_) => return Ok(()),
+        Err(DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _)) => at,
+        Err(_) => value.len(),
+    };
+    // (As Go writes the name of a header.)
+    let words = name.as_str().split('-').map(|word| {
+        let (first, rest) = word.split_at(word.len().min(1));
+        first.to_ascii_uppercase() + rest
+    });
+    let name = words.collect::<Vec<_>>().join("-");
+    Err(format!(
+        "invalid binary header Grpc-Metadata-{name}: illegal base64 data at input byte {at}"
+    ))
+}
+
+/// The one question of a body, which is read to its end. No JSON at all is the empty message, and what follows the first
+/// value is nobody's.
+async fn read_one<B>(
+    mut body: Pin<Box<B>>,
+    shape: &MessageDescriptor,
+    bytes_max: usize,
+) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let bytes_max = message_bytes_max(core);
-    let json_max = bytes_max * JSON_TIMES;
-    let body = Limited::new(body, json_max).collect().await;
-    let json = body.map_err(|_| too_long(json_max, bytes_max))?.to_bytes();
     let invalid = |text: String| Status::new(Code::InvalidArgument, text);
-    match json::decode(shape, &json).map_err(invalid)? {
-        Some((message, _)) => Ok(message),
-        None => Err(invalid("unexpected EOF".to_owned())),
+    let json_max = bytes_max * JSON_TIMES;
+    let mut values = Values::default();
+    let mut question = None;
+    while let Some(frame) = body.frame().await {
+        let gone = |_| Status::new(Code::Canceled, "the client has gone");
+        let Ok(data) = frame.map_err(gone)?.into_data() else { continue };
+        if question.is_some() {
+            continue;
+        }
+        values.push(&data);
+        if let Some(json) = values.next_value().map_err(invalid)? {
+            question = Some(json::decode(shape, &json).map_err(invalid)?);
+            values = Values::default();
+        }
+        // (How long it will be, nobody knows; longer than it may be.)
+        check_len(values.held(), json_max)
+            .map_err(|_| check_len(json_max, bytes_max).err().unwrap_or(Status::OK))?;
     }
-}
-
-/// (How long it is, nobody knows; longer than it may be.)
-fn too_long(json_max: usize, bytes_max: usize) -> Status {
-    match check_len(json_max, bytes_max) {
-        Err(status) => status,
-        Ok(()) => Status::new(Code::Canceled, "the client has gone"),
+    match question {
+        Some(question) => Ok(question),
+        None => match values.last_value().map_err(invalid)? {
+            Some(json) => json::decode(shape, &json).map_err(invalid),
+            None => Ok(Bytes::new()),
+        },
     }
 }
 
 /// Hands over one question after the other, until the client says no more, or something that is none.
-async fn read_all<B>(body: B, shape: MessageDescriptor, bytes_max: usize, to: mpsc::Sender<Bytes>)
-where
+async fn read_all<B>(
+    mut body: Pin<Box<B>>,
+    shape: MessageDescriptor,
+    bytes_max: usize,
+    to: mpsc::Sender<Bytes>,
+) where
     B: http_body::Body<Data = Bytes>,
 {
-    let mut body = pin!(body);
-    let mut said = BytesMut::new();
-    loop {
-        while !said.iter().all(u8::is_ascii_whitespace) {
-            match json::decode(&shape, &said) {
-                Ok(Some((question, len))) => {
-                    let _ = said.split_to(len);
-                    if to.send(question).await.is_err() {
-                        return;
-                    }
-                }
-                Ok(None) if said.len() <= bytes_max * JSON_TIMES => break,
-                _ => return,
+    let mut values = Values::default();
+    let mut is_over = false;
+    while !is_over {
+        match body.frame().await {
+            Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|data| values.push(data)),
+            Some(Err(_)) => return,
+            None => is_over = true,
+        }
+        loop {
+            let next = if is_over { values.last_value() } else { values.next_value() };
+            let json = match next {
+                Ok(Some(json)) => json,
+                Ok(None) => break,
+                Err(_) => return,
+            };
+            let Ok(question) = json::decode(&shape, &json) else { return };
+            if to.send(question).await.is_err() {
+                return;
             }
         }
-        let Some(Ok(frame)) = body.frame().await else { return };
-        if let Ok(data) = frame.into_data() {
-            said.extend_from_slice(&data);
+        if values.held() > bytes_max * JSON_TIMES {
+            return;
         }
     }
 }
@@ -228,7 +331,8 @@ impl Lines {
                 lines.first = Some(lines.line(&frame));
                 answered(Body::Lines(Box::new(lines)))
             }
-            _ => answered(Body::empty()),
+            // (Nothing to say has no type.)
+            _ => Response::new(Body::Lines(Box::new(Lines { is_over: true, ..lines }))),
         }
     }
 
@@ -251,7 +355,7 @@ impl Lines {
 
     fn line(&mut self, frame: &Bytes) -> Bytes {
         match json::encode(&self.shape, frame.slice(FRAME_HEAD_BYTES..)) {
-            Ok(json) => [b"{\"result\":", json.as_slice(), b"}\n"].concat().into(),
+            Ok(json) => format!("{{\"result\":{}}}\n", json::escaped_for_html(json)).into(),
             Err(text) => {
                 self.is_over = true;
                 error_line(&Status::new(Code::Internal, text))
@@ -262,7 +366,7 @@ impl Lines {
 
 fn error_line(status: &Status) -> Bytes {
     let error = json!({ "error": { "code": status.code, "message": status.message } });
-    format!("{error}\n").into()
+    format!("{}\n", json::escaped_for_html(error.to_string())).into()
 }
 
 fn answered(body: Body) -> Response<Body> {
@@ -316,11 +420,23 @@ mod tests {
         for (path, service, method) in BINDINGS {
             assert!(Shapes::of(service, method).is_some(), "{path}");
             assert!(grpc::route(&format!("/{service}/{method}")).is_ok(), "{path}");
-            assert_eq!(below(&format!("/v3{path}")), Some(*path));
-            assert_eq!(below(&format!("/v3beta{path}")), Some(*path));
+            assert_eq!(below(&format!("/v3{path}")).as_deref(), Some(*path));
+            assert_eq!(below(&format!("/v3beta{path}")).as_deref(), Some(*path));
         }
-        for other in ["/v3", "/v3x/kv/put", "/health", "/v2/keys"] {
+        for own in ["/v3/", "/v3/kv/put", "/v3beta/kv/put", "/%76%33/no"] {
+            assert!(serves(own), "{own}");
+        }
+        for other in ["/v3", "/v3beta", "/v3x/kv/put", "/health", "/v2/keys", "/v3%2fkv/put"] {
             assert!(!serves(other), "{other}");
         }
+    }
+
+    #[test]
+    fn timeouts_are_go_s() {
+        assert_eq!((timeout_ns("5S"), timeout_ns("-2u")), (Some(5_000_000_000), Some(-2_000)));
+        assert_eq!(
+            (timeout_ns("S"), timeout_ns("5"), timeout_ns("x"), timeout_ns("é")),
+            (None, None, None, None)
+        );
     }
 }

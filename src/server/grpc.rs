@@ -346,7 +346,7 @@ pub async fn call(
     core: &Rc<Core>,
     at: usize,
     given: mpsc::Receiver<Bytes>,
-    headers: &HeaderMap,
+    deadline: Option<Duration>,
     needs_leader: bool,
 ) -> Result<Reply, Status> {
     core.grpc_metrics.borrow_mut().started(at);
@@ -355,7 +355,7 @@ pub async fn call(
         if needs_leader && !core.with_node(|node| node.has_leader()) {
             return Err(Error::NoLeader.into());
         }
-        within(timeout(headers), answer(core, at, question, needs_leader)).await
+        within(deadline, answer(core, at, question, needs_leader)).await
     };
     let result = answered.await;
     let code = match &result {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, HOST,
-    HeaderMap, HeaderValue, ORIGIN,
+    HeaderMap, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method as HttpMethod, Request, Response};
 use norn_node::{Error, Method};
@@ -16,21 +16,28 @@ use crate::body::Body;
 use crate::client::{JSON, PLAIN, page};
 use crate::config::ServerConfig;
 use crate::core::Core;
-use crate::gateway;
+use crate::{gateway, go_paths};
 
 /// What a client asks: the gateway's calls, or a look at the server.
 pub async fn serve<B>(core: Rc<Core>, config: &ServerConfig, request: Request<B>) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    if let Some(refused) = go_paths::refused(request.uri()) {
+        return refused;
+    }
     if let Some(refused) = foreign_host(config, &request) {
         return refused;
     }
     let origin = allowed_origin(config, request.headers());
+    let is_gateways = config.gateway && gateway::serves(request.uri().path());
+    let folder = config.gateway.then_some(gateway::FOLDER);
+    let elsewhere = go_paths::elsewhere(request.method(), request.uri(), folder);
     let mut response = if request.method() == HttpMethod::OPTIONS {
         Response::new(Body::empty())
-    } else if config.gateway && gateway::serves(request.uri().path()) {
+    } else if let Some(elsewhere) = elsewhere {
+        elsewhere
+    } else if is_gateways {
         gateway::serve(&core, request).await
     } else {
         look(&core, &request).await
@@ -77,7 +84,7 @@ fn allowed_origin(config: &ServerConfig, headers: &HeaderMap) -> Option<HeaderVa
 
 /// Health, version, metrics.
 pub async fn look<B>(core: &Rc<Core>, request: &Request<B>) -> Response<Body> {
-    let path = request.uri().path().to_owned();
+    let path = go_paths::unescaped(request.uri().path()).unwrap_or_default();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let is_get = request.method() == HttpMethod::GET;
     match path.as_str() {
@@ -90,25 +97,47 @@ pub async fn look<B>(core: &Rc<Core>, request: &Request<B>) -> Response<Body> {
             });
             page(200, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", text)
         }
-        _ => match path.strip_prefix('/').and_then(|path| {
-            let (kind, check) = path.split_once('/').unwrap_or((path, ""));
-            (kind == "livez" || kind == "readyz").then(|| (kind.to_owned(), check.to_owned()))
-        }) {
+        _ => match probe(&path) {
             Some(_) if !is_get => not_allowed(),
-            Some((kind, check)) => probes(core, &kind, &check, &query).await,
-            None => {
-                let mut response = page(404, PLAIN, "404 page not found\n");
-                let nosniff = HeaderValue::from_static("nosniff");
-                response.headers_mut().insert("X-Content-Type-Options", nosniff);
-                response
-            }
+            Some((kind, check)) => probes(core, kind, check, &query).await,
+            None => not_found(),
         },
+    }
+}
+
+fn not_found() -> Response<Body> {
+    let mut response = page(404, PLAIN, "404 page not found\n");
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The checks of a kind.
+fn checks(kind: &str) -> Option<&'static [&'static str]> {
+    match kind {
+        "livez" => Some(&["serializable_read"]),
+        "readyz" => {
+            Some(&["data_corruption", "serializable_read", "linearizable_read", "non_learner"])
+        }
+        _ => None,
+    }
+}
+
+/// A kind, and which one of its checks, if not all.
+fn probe(path: &str) -> Option<(&str, Option<&str>)> {
+    let path = path.strip_prefix('/')?;
+    match path.split_once('/') {
+        None => checks(path).map(|_| (path, None)),
+        Some((kind, check)) => {
+            checks(kind).filter(|all| all.contains(&check)).map(|_| (kind, Some(check)))
+        }
     }
 }
 
 fn not_allowed() -> Response<Body> {
     let mut response = page(405, PLAIN, "Method Not Allowed\n");
-    response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("GET"));
+    let headers = response.headers_mut();
+    headers.insert(http::header::ALLOW, http::HeaderValue::from_static("GET"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -123,15 +152,24 @@ pub fn version(core: &Core) -> String {
     })
 }
 
-fn asked<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+/// The values that a query has for a name.
+fn asked(query: &str, name: &str) -> Vec<String> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.filter(move |(key, _)| *key == name).map(|(_, value)| value)
+    // (Go throws a pair away that it cannot read, and a semicolon is none of its business any more.)
+    let pairs = pairs.filter(|(key, value)| !key.contains(';') && !value.contains(';'));
+    let plain = |text: &str| go_paths::unescaped(&text.replace('+', " "));
+    pairs
+        .filter_map(|(key, value)| Some((plain(key)?, plain(value)?)))
+        .filter(|(key, _)| key == name)
+        .map(|(_, value)| value)
+        .collect()
 }
 
 async fn health(core: &Rc<Core>, query: &str) -> Response<Body> {
-    let excluded: Vec<&str> = asked(query, "exclude").collect();
-    let is_serializable = asked(query, "serializable").any(|value| value == "true");
-    let reason = match alarm(core, &excluded) {
+    let excluded = asked(query, "exclude");
+    let serializable = asked(query, "serializable");
+    let is_serializable = serializable.first().is_some_and(|value| value == "true");
+    let reason = match alarm(core, |name| excluded.iter().any(|other| other == name)) {
         Some(alarm) => Some(format!("ALARM {alarm}")),
         None if !is_serializable && !core.with_node(|node| node.has_leader()) => {
             Some("RAFT NO LEADER".to_owned())
@@ -143,12 +181,15 @@ async fn health(core: &Rc<Core>, query: &str) -> Response<Body> {
         Some(reason) => {
             let text = format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n");
             core.log.warn("/health error", &[("output", (&text).into())]);
-            page(503, PLAIN, text)
+            let mut response = page(503, PLAIN, text);
+            let nosniff = HeaderValue::from_static("nosniff");
+            response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, nosniff);
+            response
         }
     }
 }
 
-fn alarm(core: &Core, excluded: &[&str]) -> Option<&'static str> {
+fn alarm(core: &Core, is_excluded: impl Fn(&str) -> bool) -> Option<&'static str> {
     core.with_node(|node| {
         node.alarms()
             .map(|(_, kind)| match pb::AlarmType::try_from(kind) {
@@ -156,7 +197,7 @@ fn alarm(core: &Core, excluded: &[&str]) -> Option<&'static str> {
                 Ok(pb::AlarmType::Corrupt) => "CORRUPT",
                 _ => "UNKNOWN",
             })
-            .find(|name| !excluded.contains(name))
+            .find(|name| !is_excluded(name))
     })
 }
 
@@ -174,24 +215,22 @@ async fn read(core: &Rc<Core>, is_serializable: bool) -> Result<Bytes, Error> {
     core.call(Method::Range, request.encode_to_vec().into()).await
 }
 
-async fn probes(core: &Rc<Core>, kind: &str, only: &str, query: &str) -> Response<Body> {
-    let all: &[&str] = match kind {
-        "livez" => &["serializable_read"],
-        _ => &["data_corruption", "serializable_read", "linearizable_read", "non_learner"],
-    };
-    if !only.is_empty() && !all.contains(&only) {
-        return page(404, PLAIN, "404 page not found\n");
-    }
-    let excluded: Vec<&str> = asked(query, "exclude").collect();
-    let is_verbose = query.split('&').any(|pair| pair == "verbose" || pair.starts_with("verbose="));
+async fn probes(core: &Rc<Core>, kind: &str, only: Option<&str>, query: &str) -> Response<Body> {
+    let excluded = asked(query, "exclude");
+    let is_verbose = !asked(query, "verbose").is_empty();
     let mut lines = String::new();
     let mut failed = false;
-    for check in all {
-        if (!only.is_empty() && only != *check) || excluded.contains(check) {
+    for check in checks(kind).unwrap_or_default() {
+        // (Who names one means it.)
+        let is_meant = match only {
+            Some(only) => only == *check,
+            None => !excluded.iter().any(|name| name == check),
+        };
+        if !is_meant {
             continue;
         }
         let result = match *check {
-            "data_corruption" => match alarm(core, &["NOSPACE", "UNKNOWN"]) {
+            "data_corruption" => match alarm(core, |name| name != "CORRUPT") {
                 Some(_) => Err("alarm activated: CORRUPT".to_owned()),
                 None => Ok(()),
             },
@@ -218,7 +257,6 @@ async fn probes(core: &Rc<Core>, kind: &str, only: &str, query: &str) -> Respons
     } else {
         page(200, PLAIN, "ok\n")
     };
-    let nosniff = http::HeaderValue::from_static("nosniff");
-    response.headers_mut().insert("X-Content-Type-Options", nosniff);
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

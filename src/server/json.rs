@@ -5,11 +5,10 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use prost::Message as _;
-use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
-};
-use serde::de::IgnoredAny;
-use serde_json::error::Category;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+
+use crate::json_message;
+use crate::json_values::Json;
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // (Written by our own build, and read by a test.)
@@ -38,32 +37,17 @@ impl Shapes {
     }
 }
 
-/// The message that some JSON says, and how many bytes of it that was: more may follow. No JSON at all is the empty
-/// message. `None`: it is not complete.
+/// The message that some JSON says.
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn decode(shape: &MessageDescriptor, json: &[u8]) -> Result<Option<(Bytes, usize)>, String> {
-    if json.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Some((Bytes::new(), json.len())));
-    }
-    let mut values = serde_json::Deserializer::from_slice(json).into_iter::<IgnoredAny>();
-    match values.next() {
-        Some(Err(error)) if error.classify() == Category::Eof => return Ok(None),
-        Some(Err(error)) => return Err(error.to_string()),
-        _ => {}
-    }
-    let len = values.byte_offset();
-    let mut reader = serde_json::Deserializer::from_slice(&json[..len]);
-    let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let message = DynamicMessage::deserialize_with_options(shape.clone(), &mut reader, &options)
-        .map_err(|error| format!("proto: {error}"))?;
-    Ok(Some((message.encode_to_vec().into(), len)))
+pub fn decode(shape: &MessageDescriptor, json: &Json) -> Result<Bytes, String> {
+    Ok(json_message::message(shape, json)?.encode_to_vec().into())
 }
 
 /// # Errors
 /// For bytes that are no such message.
-pub fn encode(shape: &MessageDescriptor, message: Bytes) -> Result<Vec<u8>, String> {
+pub fn encode(shape: &MessageDescriptor, message: Bytes) -> Result<String, String> {
     let message =
         DynamicMessage::decode(shape.clone(), message).map_err(|error| error.to_string())?;
     let mut out = Vec::new();
@@ -71,7 +55,25 @@ pub fn encode(shape: &MessageDescriptor, message: Bytes) -> Result<Vec<u8>, Stri
     message
         .serialize_with_options(&mut serde_json::Serializer::new(&mut out), &options)
         .map_err(|error| error.to_string())?;
-    Ok(out)
+    String::from_utf8(out).map_err(|error| error.to_string())
+}
+
+/// JSON that may stand in a page: what would mean something there stands in strings only, and is escaped. (Go does so with
+/// the lines of a stream.)
+pub fn escaped_for_html(json: String) -> String {
+    if !json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -79,14 +81,17 @@ mod tests {
     use norn_proto::etcdserverpb as pb;
 
     use super::*;
+    use crate::json_values::Values;
 
     fn shapes(method: &str) -> Shapes {
         Shapes::of("etcdserverpb.KV", method).unwrap()
     }
 
     fn range(json: &str) -> Result<pb::RangeRequest, String> {
-        let (message, len) = decode(&shapes("Range").question, json.as_bytes())?.unwrap();
-        assert_eq!(len, json.len());
+        let mut values = Values::default();
+        values.push(json.as_bytes());
+        let json = values.last_value()?.expect("there is a value");
+        let message = decode(&shapes("Range").question, &json)?;
         Ok(pb::RangeRequest::decode(message).unwrap())
     }
 
@@ -102,16 +107,65 @@ mod tests {
         let forms = [
             r#"{"key":"Zm9v","limit":"7","sort_order":"DESCEND","keys_only":true}"#,
             r#"{"key":"Zm9v","limit":7,"sortOrder":2,"keysOnly":true,"unknown":{"a":[1]}}"#,
+            r#"{"k\u0065y":"Zm\n9v","limit":70e-1,"sort_order":"DESCEND","keys_only":true}"#,
+            r#" {"key":"Zm9v","limit":"0.7e1 ]","sortOrder":2.0,"keysOnly":true,"revision":null}"#,
         ];
         for form in forms {
             assert_eq!(range(form).as_ref(), Ok(&expected), "{form}");
         }
-        assert_eq!(range(""), Ok(pb::RangeRequest::default()));
-        assert_eq!(range(" \n"), Ok(pb::RangeRequest::default()));
-        for wrong in [r#"{"key":"***"}"#, r#"{"limit":"x"}"#, r#"{"key":1}"#, "[]", "7", "{]"] {
-            assert!(range(wrong).is_err(), "{wrong}");
+        let empty = r#"{"sort_order":"SIDEWAYS","limit":-0.0,"[x]":1}"#;
+        assert_eq!(range(empty), Ok(pb::RangeRequest::default()));
+        for (text, key) in [("-_8=", "\u{fb}\u{ff}"), ("+/8", "\u{fb}\u{ff}"), ("YR==", "a")] {
+            let key: Vec<u8> = key.chars().map(|c| u8::try_from(c).unwrap()).collect();
+            assert_eq!(range(&format!(r#"{{"key":"{text}"}}"#)).unwrap().key, key, "{text}");
         }
-        assert_eq!(decode(&shapes("Range").question, br#"{"key":"#), Ok(None));
+    }
+
+    /// (Each as etcd says it.)
+    #[test]
+    fn what_is_no_such_message_is_refused_in_protojson_s_words() {
+        let cases = [
+            (r#"{"key":"***"}"#, r#"(line 1:8): invalid value for bytes field key: "***""#),
+            (r#"{"key":"YQ="}"#, r#"(line 1:8): invalid value for bytes field key: "YQ=""#),
+            (r#"{"key":"+_8="}"#, r#"(line 1:8): invalid value for bytes field key: "+_8=""#),
+            (
+                "{\n \"é\":1, \"limit\": \"x\"}",
+                r#"(line 2:18): invalid value for int64 field limit: "x""#,
+            ),
+            (r#"{"limit":1.5}"#, "(line 1:10): invalid value for int64 field limit: 1.5"),
+            (
+                r#"{"limit":9223372036854775808}"#,
+                "(line 1:10): invalid value for int64 field limit: 9223372036854775808",
+            ),
+            (r#"{"limit":" 1"}"#, r#"(line 1:10): invalid value for int64 field limit: " 1""#),
+            (r#"{"limit":1e99}"#, "(line 1:10): invalid value for int64 field limit: 1e99"),
+            (r#"{"limit":1,"limit":2}"#, r#"(line 1:12): duplicate field "limit""#),
+            (
+                r#"{"min_mod_revision":1,"minModRevision":2}"#,
+                r#"(line 1:23): duplicate field "minModRevision""#,
+            ),
+            (r#"{"sort_order":[]}"#, "(line 1:15): invalid value for enum field sortOrder: ["),
+            (r#"{"sort_order":1.5}"#, "(line 1:15): invalid value for enum field sortOrder: 1.5"),
+            (
+                r#"{"keys_only":"true"}"#,
+                r#"(line 1:14): invalid value for bool field keysOnly: "true""#,
+            ),
+            ("[]", "syntax error (line 1:1): unexpected token ["),
+            ("null", "syntax error (line 1:1): unexpected token null"),
+            ("7", "syntax error (line 1:1): unexpected token 7"),
+            (
+                r#"{"x":"\ud800\u0041"}"#,
+                r#"syntax error (line 1:6): invalid escape code "\\u0041" in string"#,
+            ),
+            (
+                r#"{"x":"\udc00abcdef"}"#,
+                r#"syntax error (line 1:6): invalid escape code "abcdef" in string"#,
+            ),
+            (r#"{"x":"\ud800"}"#, "unexpected EOF"),
+        ];
+        for (json, text) in cases {
+            assert_eq!(range(json), Err(format!("proto: {text}")), "{json}");
+        }
     }
 
     #[test]
@@ -126,20 +180,10 @@ mod tests {
             pb::RangeResponse { header: Some(header), kvs: vec![kv], more: false, count: 1 };
         let json = encode(&shapes("Range").answer, reply.encode_to_vec().into()).unwrap();
         let expected = r#"{"header":{"cluster_id":"18446744073709551615","revision":"3"},"kvs":[{"key":"Zm9v","mod_revision":"3"}],"count":"1"}"#;
-        assert_eq!(String::from_utf8(json).unwrap(), expected);
+        assert_eq!(json, expected);
         let status = Shapes::of("etcdserverpb.Maintenance", "Status").unwrap();
         let reply = pb::StatusResponse { db_size: 5, ..Default::default() };
         let json = encode(&status.answer, reply.encode_to_vec().into()).unwrap();
-        assert_eq!(String::from_utf8(json).unwrap(), r#"{"dbSize":"5"}"#);
-    }
-
-    #[test]
-    fn values_that_follow_each_other_are_told_apart() {
-        let shape = shapes("Range").question;
-        let json = br#"{"limit":1} {"limit":2}{"li"#;
-        let (_, first) = decode(&shape, json).unwrap().unwrap();
-        let (second, len) = decode(&shape, &json[first..]).unwrap().unwrap();
-        assert_eq!(pb::RangeRequest::decode(second).unwrap().limit, 2);
-        assert_eq!(decode(&shape, &json[first + len..]), Ok(None));
+        assert_eq!(json, r#"{"dbSize":"5"}"#);
     }
 }
