@@ -8,6 +8,7 @@
 //! | `client` | typed gRPC calls with deadlines, and a watch stream |
 //! | `req` | short forms of the requests |
 //! | `http` | one HTTP/1.1 exchange |
+//! | `websocket` | a WebSocket client without manners |
 //! | `command` | a child process with a deadline; where the stock tools are |
 //! | `port` | ports nobody else uses |
 //! | `poll` | waiting for a condition |
@@ -22,6 +23,7 @@ pub mod port;
 pub mod req;
 pub mod rng;
 pub mod server;
+pub mod websocket;
 
 pub use client::{Client, WatchStream};
 pub use cluster::Cluster;

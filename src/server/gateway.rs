@@ -31,7 +31,7 @@ use crate::runtime::task;
 /// Questions of a stream that wait to be taken; then the body is read no further.
 const QUESTIONS_MAX: usize = 4;
 /// What base64 and names may make of a message's bytes.
-const JSON_TIMES: usize = 2;
+pub const JSON_TIMES: usize = 2;
 const FORM: &str = "application/x-www-form-urlencoded";
 const METADATA: &str = "grpc-metadata-";
 const GRPC_CONTENT_TYPE: HeaderName = HeaderName::from_static("grpc-metadata-content-type");

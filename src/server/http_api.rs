@@ -7,7 +7,7 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, HOST,
     HeaderMap, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{Method as HttpMethod, Request, Response};
+use http::{Method as HttpMethod, Request, Response, StatusCode};
 use norn_node::{Error, Method};
 use norn_proto::etcdserverpb as pb;
 use prost::Message;
@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::client::{JSON, PLAIN, page};
 use crate::config::ServerConfig;
 use crate::core::Core;
-use crate::{gateway, go_paths};
+use crate::{gateway, go_paths, websocket};
 
 /// What a client asks: the gateway's calls, or a look at the server.
 pub async fn serve<B>(core: Rc<Core>, config: &ServerConfig, request: Request<B>) -> Response<Body>
@@ -37,12 +37,17 @@ where
         Response::new(Body::empty())
     } else if let Some(elsewhere) = elsewhere {
         elsewhere
+    } else if is_gateways && websocket::is_asked(request.headers()) {
+        websocket::begin(&request)
     } else if is_gateways {
         gateway::serve(&core, request).await
     } else {
         look(&core, &request).await
     };
-    if let Some(origin) = origin {
+    // (A connection that becomes another is nobody's page.)
+    if let Some(origin) = origin
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
         let headers = response.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         let methods = HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE");

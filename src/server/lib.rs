@@ -38,6 +38,7 @@ pub mod serve;
 pub mod streams;
 pub mod transport;
 pub mod url;
+pub mod websocket;
 
 /// This machine's architecture in Go's words: scripts compare them.
 pub fn go_arch() -> &'static str {

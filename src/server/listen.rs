@@ -1,7 +1,8 @@
 //! Accepting connections: HTTP/1.1 and HTTP/2 on the same port, told apart by their first bytes.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
-use std::pin::pin;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,11 +17,13 @@ use crate::collected::Collected;
 use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::http2;
+use crate::runtime::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::runtime::net::{TcpListener, TcpStream};
 use crate::runtime::sync::watch;
 use crate::runtime::time::HyperTimer;
 use crate::runtime::{self, task, time};
 use crate::url::address;
+use crate::websocket;
 
 /// What a client of HTTP/2 says first, as far as no other request begins like it.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -28,6 +31,9 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// A client that opened a connection and does not say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long, and for how many bytes, a connection that has ended is listened to.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 256 << 10;
 
 /// Binds the address of a URL.
 ///
@@ -125,27 +131,63 @@ async fn http1(
     serves: Serves,
     mut stop: watch::Receiver<bool>,
 ) {
+    // What the connection becomes when HTTP has ended.
+    let upgrade = Rc::new(RefCell::new(None));
+    let (node, kept) = (Rc::clone(&core), Rc::clone(&upgrade));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (core, config) = (Rc::clone(&core), Rc::clone(&config));
-        async move {
-            Ok::<_, Infallible>(match serves {
+        let (core, config) = (Rc::clone(&node), Rc::clone(&config));
+        let upgrade = Rc::clone(&kept);
+        Box::pin(async move {
+            let mut response = match serves {
                 Serves::Peers => crate::peer_http::serve(core, request).await,
                 Serves::Metrics => crate::http_api::look(&core, &request).await,
                 _ => crate::http_api::serve(core, &config, request).await,
-            })
-        }
+            };
+            *upgrade.borrow_mut() = response.extensions_mut().remove::<websocket::Call>();
+            Ok::<_, Infallible>(response)
+        })
     });
     let mut builder = http1::Builder::new();
     builder.timer(HyperTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     // (As Go writes them, for scripts that look for them so.)
     builder.title_case_headers(true);
-    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut served = builder.serve_connection(TokioIo::new(stream), service);
     // (How a connection ends is the client's business.)
-    runtime::select! {
-        _ = served.as_mut() => {}
+    let ended = runtime::select! {
+        ended = poll_fn(|cx| served.poll_without_shutdown(cx)) => ended,
         _ = stop.wait_for(|stop| *stop) => {
-            served.as_mut().graceful_shutdown();
-            let _ = served.await;
+            std::pin::Pin::new(&mut served).graceful_shutdown();
+            poll_fn(|cx| served.poll_without_shutdown(cx)).await
+        }
+    };
+    let parts = served.into_parts();
+    let mut stream = parts.io.into_inner();
+    let call = upgrade.borrow_mut().take();
+    match call {
+        Some(call) if ended.is_ok() => {
+            websocket::serve(core, stream, parts.read_buf, call, stop).await;
+        }
+        _ => {
+            let _ = stream.shutdown().await;
+            if serves != Serves::Peers && !*stop.borrow() {
+                linger(&mut stream).await;
+            }
         }
     }
+}
+
+/// Takes what a client still says that was refused early: closing on it would reset the connection, and the answer would
+/// be lost on its way. (Go waits as long.)
+async fn linger(stream: &mut Collected<TcpStream>) {
+    let rest = async {
+        let mut piece = [0; 4 << 10];
+        let mut left = LINGER_BYTES;
+        while let Ok(count @ 1..) = stream.read(&mut piece).await {
+            left = left.saturating_sub(count);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = time::timeout(LINGER, rest).await;
 }

@@ -15,6 +15,7 @@ mod recipes;
 mod refuse;
 mod restart;
 mod watch;
+mod websocket;
 
 use norn_tests::pb::ResponseHeader;
 use tonic::{Code, Status};
