@@ -7,8 +7,10 @@
 pub mod bbolt;
 pub mod canary;
 pub mod choices;
+pub mod config;
 mod database;
 pub mod flags;
+pub mod gateway_json;
 pub mod grpc_convert;
 pub mod memory;
 pub mod mvcc_ops;
@@ -126,6 +128,20 @@ pub const TARGETS: &[Target] = &[
         bug: Some(Bug::DurationWithoutUnit),
         bytes_max: 80,
         cases: 2000,
+    },
+    Target {
+        name: "gateway_json",
+        body: gateway_json::body,
+        bug: Some(Bug::JsonEscapeUnread),
+        bytes_max: 120,
+        cases: 2000,
+    },
+    Target {
+        name: "config",
+        body: config::body,
+        bug: Some(Bug::FileDurationInMillis),
+        bytes_max: 120,
+        cases: 1000,
     },
 ];
 

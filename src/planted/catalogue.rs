@@ -210,4 +210,8 @@ catalogue! {
     RequestLengthBelieved: "constructed", Fuzz;
     /// A duration without a unit means seconds.
     DurationWithoutUnit: "constructed", Fuzz;
+    /// The digits of an escape in JSON are not looked at.
+    JsonEscapeUnread: "constructed", Fuzz;
+    /// A duration in a configuration file is taken for milliseconds.
+    FileDurationInMillis: "constructed", Fuzz;
 }

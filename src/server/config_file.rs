@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use norn_planted::planted;
 use serde_json::{Map, Value};
 
 use crate::flags::{Flag, Kind, Values, find};
@@ -172,7 +173,10 @@ fn take(
         (Value::Bool(is), Kind::Bool) => is.to_string(),
         (Value::Number(number), Kind::Uint) if number.is_u64() => number.to_string(),
         (Value::Number(number), Kind::Int) if number.is_i64() => number.to_string(),
-        (Value::Number(number), Kind::Duration) if number.is_i64() => format!("{number}ns"),
+        (Value::Number(number), Kind::Duration) if number.is_i64() => {
+            let unit = if planted!(FileDurationInMillis) { "ms" } else { "ns" };
+            format!("{number}{unit}")
+        }
         (Value::Number(number), Kind::Uint | Kind::Int | Kind::Duration) => {
             return wrong(format!("number {number}"));
         }

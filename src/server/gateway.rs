@@ -108,6 +108,13 @@ fn below(path: &str) -> Option<String> {
     path.strip_prefix("/v3").map(str::to_owned)
 }
 
+/// The service and the method that a path stands for.
+pub fn bound(path: &str) -> Option<(&'static str, &'static str)> {
+    let path = below(path)?;
+    let entry = BINDINGS.iter().find(|(bound, _, _)| *bound == path)?;
+    Some((entry.1, entry.2))
+}
+
 pub async fn serve<B>(core: &Rc<Core>, request: Request<B>) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + 'static,
@@ -119,8 +126,7 @@ where
         while let Some(Ok(_)) = body.frame().await {}
         head.method = method;
     }
-    let path = below(head.uri.path()).unwrap_or_default();
-    let Some((_, service, method)) = BINDINGS.iter().find(|(bound, _, _)| *bound == path) else {
+    let Some((service, method)) = bound(head.uri.path()) else {
         return refused(&Status::new(Code::NotFound, "Not Found"));
     };
     if head.method != Method::POST {
@@ -173,12 +179,14 @@ fn other_method(head: &http::request::Parts) -> Option<Method> {
 }
 
 /// What a client says to gRPC: when it wants its answer, and every header that says that it is meant for it.
-struct Metadata {
-    headers: HeaderMap,
-    deadline: Option<Duration>,
+pub struct Metadata {
+    pub headers: HeaderMap,
+    pub deadline: Option<Duration>,
 }
 
-fn metadata(given: &HeaderMap) -> Result<Metadata, String> {
+/// # Errors
+/// What is wrong with a header, in words.
+pub fn metadata(given: &HeaderMap) -> Result<Metadata, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in given {
         let name = match name.as_str() {

@@ -2,6 +2,7 @@
 //! the words of Go's encoding/json, which etcd's gateway reads with.
 
 use bytes::{Buf, Bytes, BytesMut};
+use norn_planted::planted;
 
 use crate::go_text::quoted_byte;
 
@@ -163,7 +164,7 @@ impl Scan {
                 b'u' => Expects::Hex(4),
                 _ => return wrong(byte, "in string escape code"),
             },
-            Expects::Hex(_) if !byte.is_ascii_hexdigit() => {
+            Expects::Hex(_) if !byte.is_ascii_hexdigit() && !planted!(JsonEscapeUnread) => {
                 return wrong(byte, "in \\u hexadecimal character escape");
             }
             Expects::Hex(1) => Expects::InString,

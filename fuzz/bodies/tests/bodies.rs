@@ -72,6 +72,8 @@ targets! {
     peer_stream
     grpc_convert
     flags
+    gateway_json
+    config
 }
 
 #[test]
