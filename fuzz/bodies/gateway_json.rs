@@ -17,6 +17,9 @@ use crate::memory;
 const PATHS: &[&str] =
     &["/v3/kv/txn", "/v3/kv/range", "/v3/watch", "/v3/cluster/member/add", "/v3/maintenance/alarm"];
 
+/// Each costs another reading.
+const PREFIXES_MAX: usize = 64;
+
 /// The first byte says what is fed.
 pub fn body(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
@@ -153,6 +156,11 @@ fn read(shape: &MessageDescriptor, text: &[u8], step: usize) {
     let (got, refusal) = outcome;
     assert!(refusal.as_ref().is_none_or(|text| !text.is_empty()));
     second_reader(text, &got, refusal.as_deref());
+    // Whatever is cut off, and so where it is that something is wrong.
+    for end in 1..text.len().min(PREFIXES_MAX) {
+        let (got, refusal) = values(&text[..end], end);
+        second_reader(&text[..end], &got, refusal.as_deref());
+    }
     for value in &got {
         // (A message of nothing costs its maps; the text repeats what it refuses.)
         let len = value.as_bytes().len();
@@ -186,11 +194,10 @@ fn second_reader(text: &[u8], got: &[Json], refusal: Option<&str>) {
             Some(Err(error)) => {
                 assert_eq!(got.len(), at, "{error}");
                 let refusal = refusal.expect("a refusal has words");
-                assert_eq!(
-                    refusal == "unexpected EOF",
-                    error.classify() == Category::Eof,
-                    "{error}, {refusal}"
-                );
+                // (Serde counts the digits of an escape before it looks at them, and a number that ends early is a wrong one.)
+                let is_number = error.to_string().starts_with("invalid number");
+                let ends_early = is_number || error.classify() == Category::Eof;
+                assert!(refusal != "unexpected EOF" || ends_early, "{error}");
                 return;
             }
         }
