@@ -176,7 +176,7 @@ impl<R: Reader> Node<R> {
             applied,
             applied_term,
             cluster_version: state.cluster_version,
-            ids: RequestIds::new(id, unix_ms),
+            ids: RequestIds::new(id, unix_ms, config.seed),
             proposals: BTreeMap::new(),
             proposal_deadlines: VecDeque::new(),
             to_propose: Vec::new(),
