@@ -53,7 +53,12 @@ impl Setup {
 
     /// A single member that elects itself quickly: with one member there is nobody to disturb.
     pub fn quick() -> Self {
-        Self::default().flag("--heartbeat-interval=20").flag("--election-timeout=200")
+        Self::default().quickly()
+    }
+
+    /// As [`Setup::quick`], of any program.
+    pub fn quickly(self) -> Self {
+        self.flag("--heartbeat-interval=20").flag("--election-timeout=200")
     }
 
     pub fn flag(mut self, flag: impl Into<String>) -> Self {

@@ -26,20 +26,22 @@ const WATCH_LIMIT: Duration = Duration::from_secs(20);
 /// Operations between two comparisons of the watchers.
 const WATCH_EVERY: usize = 20;
 
-struct Side {
+pub struct Side {
     server: Server,
-    client: Client,
+    pub client: Client,
     streams: Vec<Stream>,
+    /// Id of the learner that was added last.
+    pub added: u64,
 }
 
 impl Side {
     fn start(binary: &Path) -> Self {
-        let mut server = Server::prepare(Setup { binary: binary.to_owned(), ..Setup::quick() });
+        let mut server = Server::prepare(Setup::of(binary).quickly());
         server.launch();
         server.wait_ready();
         let client = server.client();
         let streams = (0..STREAMS).map(|_| Stream::open(&client)).collect();
-        Self { server, client, streams }
+        Self { server, client, streams, added: 0 }
     }
 }
 
@@ -195,7 +197,7 @@ fn first_difference(received: &[Vec<Received>]) -> String {
     "watchers differ".to_owned()
 }
 
-struct Answer {
+pub struct Answer {
     text: String,
     /// From the header, 0 when there is none.
     revision: i64,
@@ -208,7 +210,7 @@ impl Answer {
         Self { revision, accepted: answer.is_ok(), text: show(answer) }
     }
 
-    fn text(text: String) -> Self {
+    pub fn text(text: String) -> Self {
         Self { text, revision: 0, accepted: true }
     }
 }
@@ -284,6 +286,8 @@ async fn apply(side: &mut Side, op: &Op, reached: &Reached) -> Answer {
         }
         Op::Status => Answer::of(client.status().await),
         Op::Members => Answer::of(client.member_list().await),
+        Op::Member(change) => change.apply(side).await,
+        Op::Defragment => Answer::text(show(client.defragment().await)),
         Op::Watch(watch) => {
             let request = watch_request(watch, reached);
             Answer::text(side.streams[watch.stream].create(request).await)
