@@ -291,9 +291,18 @@ impl<R: Reader> Node<R> {
         if !self.has_leader() {
             errors.push(Error::NoLeader.to_string());
         }
+        // (In protobuf's text format, which leaves zeros out.)
         for (member, kind) in &self.alarms {
-            let kind = pb::AlarmType::try_from(*kind).unwrap_or(pb::AlarmType::None);
-            errors.push(format!("memberID:{member} alarm:{}", kind.as_str_name()));
+            let mut fields = Vec::new();
+            if *member != 0 {
+                fields.push(format!("memberID:{member}"));
+            }
+            match pb::AlarmType::try_from(*kind) {
+                Ok(pb::AlarmType::None) => {}
+                Ok(kind) => fields.push(format!("alarm:{}", kind.as_str_name())),
+                Err(_) => fields.push(format!("alarm:{kind}")),
+            }
+            errors.push(fields.join(" "));
         }
         let quota = match self.config.quota_bytes {
             0 => 2 << 30,
