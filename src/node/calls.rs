@@ -74,6 +74,7 @@ impl<R: Reader> Node<R> {
             Method::LeaseKeepAlive => self.lease_keep_alive(token, body),
             Method::LeaseTimeToLive => self.lease_time_to_live(token, body),
             Method::LeaseLeases => {
+                decode::<pb::LeaseLeasesRequest>(body)?;
                 let mut w = Writer::default();
                 w.header(&self.header());
                 for id in self.lessor.ids() {
@@ -94,12 +95,19 @@ impl<R: Reader> Node<R> {
                 Ok(Some(self.member_list_reply()))
             }
             Method::Alarm => self.alarm(token, body),
-            Method::Status => Ok(Some(self.status_reply())),
+            Method::Status => {
+                decode::<pb::StatusRequest>(body)?;
+                Ok(Some(self.status_reply()))
+            }
             Method::Defragment => {
+                decode::<pb::DefragmentRequest>(body)?;
                 // There is nothing to do that the collector does not do anyway.
                 Ok(Some(Bytes::new()))
             }
-            Method::Hash => self.hash_reply().map(Some),
+            Method::Hash => {
+                decode::<pb::HashRequest>(body)?;
+                self.hash_reply().map(Some)
+            }
             Method::HashKv => self.hash_kv_reply(body).map(Some),
             Method::MoveLeader => self.move_leader(token, body),
             Method::AuthStatus => self.propose(token, &Command::AuthStatus),

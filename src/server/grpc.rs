@@ -328,7 +328,10 @@ async fn answer(
         Route::Observe => Reply::Stream(recipes::observe(core, message)?),
         Route::HealthWatch => Reply::Stream(streams::health_watch(core, &message)),
         Route::RangeStream => Reply::Stream(streams::range(core, message).await?),
-        Route::Snapshot => Reply::Stream(streams::snapshot(core).await?),
+        Route::Snapshot => {
+            streams::decode::<norn_proto::etcdserverpb::SnapshotRequest>(message)?;
+            Reply::Stream(streams::snapshot(core).await?)
+        }
         Route::Authenticate => return Err(Error::NotEnabledAuth.into()),
         Route::Watch | Route::KeepAlive | Route::Missing => {
             let message =

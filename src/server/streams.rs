@@ -52,7 +52,7 @@ pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usi
 async fn read_watch(core: &Rc<Core>, mut question: Question, stream: norn_node::StreamId) {
     let mut given = 0;
     while let Some(next) = question.next().await {
-        let body = match next {
+        let body = match next.and_then(checked::<pb::WatchRequest>) {
             Ok(body) => body,
             Err(status) => return core.end_watch(stream, status),
         };
@@ -63,6 +63,25 @@ async fn read_watch(core: &Rc<Core>, mut question: Question, stream: norn_node::
             given = 0;
         }
     }
+}
+
+/// A message on a stream. (grpc-go has other words here than for the only question of a call.)
+///
+/// # Errors
+/// If it is none.
+pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|error| {
+        let text = format!("grpc: failed to unmarshal the received message: {error}");
+        Status::new(Code::Internal, text)
+    })
+}
+
+/// The message as it is, if it is one: for those who decode it themselves and are never wrong.
+///
+/// # Errors
+/// As [`decode`].
+pub fn checked<M: Message + Default>(message: Bytes) -> Result<Bytes, Status> {
+    decode::<M>(message.clone()).map(|_| message)
 }
 
 async fn leaderless(core: &Rc<Core>) {
@@ -97,7 +116,7 @@ async fn keep_alives(
     parts: &mpsc::Sender<Part>,
 ) -> Result<(), Status> {
     while let Some(message) = question.next().await {
-        let reply = renew(core, message?).await?;
+        let reply = renew(core, checked::<pb::LeaseKeepAliveRequest>(message?)?).await?;
         if parts.send(Part::Message(framed(&reply))).await.is_err() {
             return Ok(());
         }
@@ -267,8 +286,7 @@ pub fn health_watch(core: &Rc<Core>, message: &[u8]) -> Body {
 }
 
 pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
-    let request = pb::RangeRequest::decode(message)
-        .map_err(|error| Status::from(Error::Malformed(error.to_string())))?;
+    let request: pb::RangeRequest = decode(message)?;
     let mut stream = RangeStream::new(&request)?;
     if core.with_node(|node| node.is_learner()) {
         return Err(Error::NotSupportedForLearner.into());

@@ -4,6 +4,7 @@ mod clients;
 mod config;
 mod damage;
 mod exchange;
+mod garbage;
 mod gateway;
 mod http;
 mod kv;
