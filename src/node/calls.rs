@@ -8,6 +8,7 @@ use norn_storage::revlog::Table;
 use prost::Message;
 
 use crate::command::{Command, CommandHeader};
+use crate::counters::Work;
 use crate::input::{Method, Token};
 use crate::lease::RenewError;
 use crate::node::Proposal;
@@ -152,8 +153,10 @@ impl<R: Reader> Node<R> {
     }
 
     fn range_reply(&mut self, request: &norn_mvcc::RangeRequest) -> Result<Bytes, Error> {
-        self.counters.ranges += 1;
-        let result = self.store.range(&self.backend, request)?;
+        self.counters.add(&Work::range());
+        let result = self.store.range(&self.backend, request);
+        self.counters.range_calls[usize::from(result.is_ok())] += 1;
+        let result = result?;
         Ok(convert::range_reply(&self.header_at(result.revision), &result))
     }
 
@@ -188,8 +191,8 @@ impl<R: Reader> Node<R> {
     }
 
     fn read_txn_reply(&mut self, request: &norn_mvcc::TxnRequest) -> Result<Bytes, Error> {
-        self.counters.txns += 1;
         let result = request.read(&self.store, &self.backend)?;
+        self.counters.add(&Work::txn(request, &result));
         Ok(convert::txn_reply(&self.header_at(result.revision), &result))
     }
 

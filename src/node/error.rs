@@ -98,6 +98,7 @@ errors! {
     NotLeader = FailedPrecondition, "etcdserver: not leader";
     LeaderChanged = Unavailable, "etcdserver: leader changed";
     NotCapable = FailedPrecondition, "etcdserver: not capable";
+    InvalidClientApiVersion = InvalidArgument, "etcdserver: invalid client api version";
     Stopped = Unavailable, "etcdserver: server stopped";
     Timeout = Unavailable, "etcdserver: request timed out";
     TimeoutDueToLeaderFail = Unavailable,

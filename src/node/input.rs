@@ -141,6 +141,12 @@ pub enum NodeEvent {
         text: &'static str,
         fields: Vec<(&'static str, String)>,
     },
+    /// A request of the node's own was applied.
+    Proposed {
+        op: &'static str,
+        took_ms: u64,
+        is_ok: bool,
+    },
     LeaderChanged {
         leader: NodeId,
     },

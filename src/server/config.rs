@@ -47,6 +47,10 @@ pub struct ServerConfig {
     pub watch_progress_interval_ms: u64,
     pub lease_checkpoint: bool,
     pub no_fsync: bool,
+    /// Also how long each gRPC method takes.
+    pub metrics_extensive: bool,
+    /// Applying one request may take so long without being counted as slow.
+    pub warning_apply_ms: u64,
     /// JSON under `/v3/`.
     pub gateway: bool,
     /// Origins that browsers may ask for; none, or `*`: all.
@@ -205,6 +209,8 @@ impl ServerConfig {
                 .copied()
                 .unwrap_or(false),
             no_fsync: values.bool("unsafe-no-fsync"),
+            metrics_extensive: values.text("metrics") == "extensive",
+            warning_apply_ms: or_default(values.duration_ms("warning-apply-duration"), 100),
             gateway: values.bool("enable-grpc-gateway"),
             cors: list(values.text("cors")),
             host_whitelist: list(values.text("host-whitelist")),

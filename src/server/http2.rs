@@ -89,7 +89,7 @@ fn accept(
             page = page => page,
             () = withdrawn(&mut respond) => return,
         };
-        send(respond, page, |_| {}).await;
+        send(respond, page).await;
     });
 }
 
@@ -179,12 +179,7 @@ pub async fn withdrawn(respond: &mut SendResponse<Bytes>) {
 }
 
 /// Sends a response as its parts come, as fast as the client takes them, until it is complete or unwanted.
-/// `count` is told the length of each part.
-pub async fn send(
-    mut respond: SendResponse<Bytes>,
-    response: Response<Body>,
-    count: impl Fn(usize),
-) {
+pub async fn send(mut respond: SendResponse<Bytes>, response: Response<Body>) {
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
     let Ok(mut out) = respond.send_response(Response::from_parts(head, ()), is_whole) else {
@@ -206,10 +201,7 @@ pub async fn send(
                 return;
             }
             Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => {
-                    count(data.len());
-                    send_data(&mut out, data).await
-                }
+                Ok(data) => send_data(&mut out, data).await,
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
                         let _ = out.send_trailers(trailers);

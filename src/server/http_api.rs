@@ -85,17 +85,16 @@ pub async fn look<B>(core: &Rc<Core>, request: &Request<B>) -> Response<Body> {
         "/version" => page(200, JSON, version(core)),
         "/health" => health(core, &query).await,
         "/metrics" => {
-            let text = core.with_node(|node| {
-                crate::metrics::page(node, &core.disk_metrics, &core.grpc_metrics.borrow())
-            });
+            let text = crate::metrics::page(core);
             page(200, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", text)
         }
         _ => match path.strip_prefix('/').and_then(|path| {
             let (kind, check) = path.split_once('/').unwrap_or((path, ""));
-            (kind == "livez" || kind == "readyz").then(|| (kind.to_owned(), check.to_owned()))
+            let kind = ["livez", "readyz"].into_iter().find(|known| *known == kind)?;
+            Some((kind, check.to_owned()))
         }) {
             Some(_) if !is_get => not_allowed(),
-            Some((kind, check)) => probes(core, &kind, &check, &query).await,
+            Some((kind, check)) => probes(core, kind, &check, &query).await,
             None => {
                 let mut response = page(404, PLAIN, "404 page not found\n");
                 let nosniff = HeaderValue::from_static("nosniff");
@@ -138,6 +137,7 @@ async fn health(core: &Rc<Core>, query: &str) -> Response<Body> {
         }
         None => read(core, is_serializable).await.err().map(|error| format!("RANGE ERROR:{error}")),
     };
+    core.health_metrics.answered(reason.is_none());
     match reason {
         None => page(200, PLAIN, "{\"health\":\"true\",\"reason\":\"\"}"),
         Some(reason) => {
@@ -174,8 +174,8 @@ async fn read(core: &Rc<Core>, is_serializable: bool) -> Result<Bytes, Error> {
     core.call(Method::Range, request.encode_to_vec().into()).await
 }
 
-async fn probes(core: &Rc<Core>, kind: &str, only: &str, query: &str) -> Response<Body> {
-    let all: &[&str] = match kind {
+async fn probes(core: &Rc<Core>, kind: &'static str, only: &str, query: &str) -> Response<Body> {
+    let all: &[&'static str] = match kind {
         "livez" => &["serializable_read"],
         _ => &["data_corruption", "serializable_read", "linearizable_read", "non_learner"],
     };
@@ -202,6 +202,7 @@ async fn probes(core: &Rc<Core>, kind: &str, only: &str, query: &str) -> Respons
             "linearizable_read" => read(core, false).await.map(drop).map_err(|e| e.to_string()),
             _ => read(core, true).await.map(drop).map_err(|e| e.to_string()),
         };
+        core.health_metrics.checked(kind, check, result.is_ok());
         match result {
             Ok(()) => lines.push_str(&format!("[+]{check} ok\n")),
             Err(error) => {

@@ -17,6 +17,7 @@ use crate::client::{JSON, PLAIN, page};
 use crate::core::Core;
 use crate::peer_codec::{BadHead, SnapshotHead, StreamKind};
 use crate::runtime::disk::Received;
+use crate::runtime::time::Instant;
 use crate::transport::{hex_header, snapshot_index};
 
 /// One posted raft message.
@@ -169,11 +170,15 @@ async fn raft(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body> {
         Ok(body) => body,
         Err(status) => return page(status, PLAIN, "error reading raft message\n"),
     };
+    let len = body.len();
     let Ok(message) = codec::decode_message(body) else {
         return page(400, PLAIN, "error unmarshalling raft message\n");
     };
     if let Some(refused) = check_addresses(core, &message) {
         return refused;
+    }
+    if core.transport.knows(message.from.0) {
+        core.transport.metrics.received(message.from.0, len);
     }
     core.input(Input::Peer(message));
     empty(204)
@@ -229,8 +234,15 @@ async fn snapshot(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body>
     }
     let index = snapshot_index(&message);
     let name = FileName::new(format!("member/snap/{index:016x}.snap.db"));
-    match store(core, &name, first, body).await {
-        Ok(()) => {
+    let (from, metrics) = (message.from.0, &core.transport.metrics);
+    let began = Instant::now();
+    metrics.snapshot_comes(from);
+    let stored = store(core, &name, first, body).await;
+    metrics.snapshot_received(from, began.elapsed(), stored.is_ok());
+    match stored {
+        Ok(len) => {
+            metrics.received(from, len);
+            core.disk_metrics.received.observe(began.elapsed());
             core.input(Input::SnapshotReceived { message, file: name });
             empty(204)
         }
@@ -248,15 +260,20 @@ async fn store(
     name: &FileName,
     first: Bytes,
     mut body: Incoming,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<usize, Box<dyn std::error::Error>> {
     let mut file = Received::create(core.data_dir(), name)?;
     file.write(&first)?;
+    let mut len = first.len();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
             file.write(&data)?;
+            len += data.len();
         }
     }
-    file.finish().await
+    let began = Instant::now();
+    file.finish().await?;
+    core.disk_metrics.received_sync.observe(began.elapsed());
+    Ok(len)
 }
 
 const NOT_APPLIED: &str = "waiting for node to catch up its applied index has timed out\n";

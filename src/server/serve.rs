@@ -144,7 +144,7 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
         Rc::clone(&log),
         disk_metrics,
         Rc::clone(&transport),
-        config.data_dir.clone(),
+        &config,
     );
     task::spawn_local(Rc::clone(&core).run());
     task::spawn_local(Rc::clone(&transport).keep_alive());

@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 use crate::body::{Body, Part, WatchBody, framed};
 use crate::core::Core;
 use crate::grpc::{Question, Status};
+use crate::metrics::StreamFailure;
 use crate::runtime::sync::mpsc;
+use crate::runtime::time::Instant;
 use crate::runtime::{self, task, time};
 
 /// Parts of a stream that wait for their connection; the producer stops until there is room.
@@ -28,7 +30,7 @@ const WATCH_REQUESTS_MAX: usize = 64;
 /// Between two tries to reach the leader.
 const FORWARD_RETRY: Duration = Duration::from_millis(50);
 
-pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usize) -> Body {
+pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool) -> Body {
     let (stream, parts) = core.open_watch();
     let reader = Rc::clone(core);
     task::spawn_local(async move {
@@ -44,7 +46,7 @@ pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usi
             requests.await;
         }
     });
-    Body::Watch(WatchBody { core: Rc::clone(core), stream, route, parts })
+    Body::Watch(WatchBody { core: Rc::clone(core), stream, parts })
 }
 
 /// Reads until the client is gone, and stops reading while too many answers wait: HTTP/2 then stops the client. One that
@@ -54,7 +56,10 @@ async fn read_watch(core: &Rc<Core>, mut question: Question, stream: norn_node::
     while let Some(next) = question.next().await {
         let body = match next.and_then(checked::<pb::WatchRequest>) {
             Ok(body) => body,
-            Err(status) => return core.end_watch(stream, status),
+            Err(status) => {
+                core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::WatchReceive);
+                return core.end_watch(stream, status);
+            }
         };
         core.input(Input::WatchRequest { stream, body });
         given += 1;
@@ -93,7 +98,7 @@ async fn leaderless(core: &Rc<Core>) {
     }
 }
 
-pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool, route: usize) -> Body {
+pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool) -> Body {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let core = Rc::clone(core);
     task::spawn_local(async move {
@@ -102,7 +107,6 @@ pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool, route
             () = leaderless(&core), if needs_leader => Err(Error::NoLeader.into()),
         };
         let status = ended.err().unwrap_or(Status::OK);
-        core.grpc_metrics.borrow_mut().handled(route, status.code);
         // (The client may be gone.)
         let _ = sender.send(Part::End(status)).await;
     });
@@ -116,8 +120,12 @@ async fn keep_alives(
     parts: &mpsc::Sender<Part>,
 ) -> Result<(), Status> {
     while let Some(message) = question.next().await {
-        let reply = renew(core, checked::<pb::LeaseKeepAliveRequest>(message?)?).await?;
+        let message = message.and_then(checked::<pb::LeaseKeepAliveRequest>).inspect_err(|_| {
+            core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::LeaseReceive);
+        })?;
+        let reply = renew(core, message).await?;
         if parts.send(Part::Message(framed(&reply))).await.is_err() {
+            core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::LeaseSend);
             return Ok(());
         }
     }
@@ -319,6 +327,7 @@ pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
 }
 
 pub async fn snapshot(core: &Rc<Core>) -> Result<Body, Status> {
+    let began = Instant::now();
     let name = core.call(Method::Export, Bytes::new()).await?;
     let file = FileName::new(String::from_utf8_lossy(&name));
     let version = core.with_node(|node| node.storage_version()).unwrap_or_default();
@@ -327,6 +336,7 @@ pub async fn snapshot(core: &Rc<Core>) -> Result<Body, Status> {
     task::spawn_local(async move {
         let sent = send_file(&core, &file, &version, &sender).await;
         let _ = sender.send(Part::End(sent.err().unwrap_or(Status::OK))).await;
+        core.disk_metrics.export.observe(began.elapsed());
         core.input(Input::ExportDone { file });
     });
     Ok(Body::Stream(parts))

@@ -11,6 +11,7 @@ mod kv;
 mod lease;
 mod library;
 mod member;
+mod metrics;
 mod mixed;
 mod recipes;
 mod refuse;
