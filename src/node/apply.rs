@@ -148,15 +148,7 @@ impl<R: Reader> Node<R> {
                 );
                 Ok(Bytes::new())
             }
-            Command::DowngradeInfoSet(r) => {
-                let json = format!(
-                    "{{\"target-version\":\"{}\",\"enabled\":{}}}",
-                    if r.enabled { r.ver.as_str() } else { "" },
-                    r.enabled
-                );
-                self.backend.set(Table::Cluster, Bytes::from_static(b"downgrade"), json);
-                Ok(Bytes::new())
-            }
+            Command::DowngradeInfoSet(r) => Ok(self.apply_downgrade(&r)),
         }
     }
 

@@ -112,6 +112,7 @@ impl<R: Reader> Node<R> {
             Method::HashKv => self.hash_kv_reply(body).map(Some),
             Method::MoveLeader => self.move_leader(token, body),
             Method::AuthStatus => self.propose(token, &Command::AuthStatus),
+            Method::Downgrade => self.downgrade(token, &decode(body)?),
             Method::Barrier => {
                 self.read(token, ReadKind::Barrier);
                 Ok(None)
@@ -319,6 +320,7 @@ impl<R: Reader> Node<R> {
             0 => 2 << 30,
             bytes => bytes,
         };
+        let downgrade = self.downgrade_target();
         let header = self.header();
         pb::StatusResponse {
             header: Some(pb::ResponseHeader {
@@ -338,7 +340,10 @@ impl<R: Reader> Node<R> {
             is_learner: self.is_learner(),
             storage_version: self.storage_version().unwrap_or_default(),
             db_size_quota: quota,
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(pb::DowngradeInfo {
+                enabled: downgrade.is_some(),
+                target_version: downgrade.unwrap_or_default(),
+            }),
         }
         .encode_to_vec()
         .into()
@@ -454,7 +459,7 @@ impl<R: Reader> Node<R> {
 
     // ---- reads
 
-    fn read(&mut self, token: Token, kind: ReadKind) {
+    pub(crate) fn read(&mut self, token: Token, kind: ReadKind) {
         self.reads.add(Read { token, started: self.now, kind });
     }
 
@@ -485,6 +490,7 @@ impl<R: Reader> Node<R> {
                 ReadKind::LeaseRenew(id) => self.renew(read.token, *id, false),
                 ReadKind::LeaseRenewApplied(id) => self.renew(read.token, *id, true),
                 ReadKind::LeaseTimeToLive(request) => self.time_to_live_reply(request).map(Some),
+                ReadKind::Downgrade(downgrade) => self.downgrade_confirmed(read.token, *downgrade),
                 ReadKind::Barrier => Ok(Some(Bytes::new())),
             };
             match result {
@@ -516,7 +522,11 @@ impl<R: Reader> Node<R> {
     // ---- proposals
 
     /// Sends a request through the log; its reply comes when it is applied here.
-    fn propose(&mut self, token: Token, command: &Command) -> Result<Option<Bytes>, Error> {
+    pub(crate) fn propose(
+        &mut self,
+        token: Token,
+        command: &Command,
+    ) -> Result<Option<Bytes>, Error> {
         let gap = self.raft.committed().0.saturating_sub(self.applied);
         if gap > self.config.limits.apply_gap || self.is_swamped() {
             return Err(Error::TooManyRequests);

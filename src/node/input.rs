@@ -37,6 +37,7 @@ pub enum Method {
     HashKv,
     MoveLeader,
     AuthStatus,
+    Downgrade,
     /// Nothing but a confirmed read index: for health checks.
     Barrier,
     /// Writes the state as a bbolt file; the reply is its name. For Maintenance.Snapshot.

@@ -30,6 +30,7 @@ mod config;
 mod convert;
 mod counters;
 mod disk_work;
+mod downgrade;
 mod error;
 mod export;
 mod host;
@@ -49,7 +50,7 @@ mod wire;
 
 pub use backend::BackendError;
 pub use boot::BootError;
-pub use cluster::parse_version;
+pub use cluster::{parse_version, short_version};
 pub use command::{Command, CommandError, CommandHeader, OPS};
 pub use config::{AutoCompaction, CLUSTER_VERSION, Config, SERVER_VERSION, Start};
 pub use counters::{Counters, LEASE_TTL_BOUNDS};

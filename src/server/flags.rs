@@ -233,7 +233,7 @@ pub const FLAGS: &[Flag] = &[
         "0s",
         "Interval of progress notifications (0: 10m).",
     ),
-    flag("downgrade-check-time", Kind::Duration, "5s", "Not supported yet."),
+    flag("downgrade-check-time", Kind::Duration, "5s", "Taken; the check comes every 4s."),
     flag(
         "bootstrap-defrag-threshold-megabytes",
         Kind::Uint,

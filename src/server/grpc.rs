@@ -79,6 +79,7 @@ enum Route {
     /// Unary, but answered by the leader when this member is not it.
     TimeToLive,
     Promote,
+    Downgrade,
     Snapshot,
     HealthCheck,
     HealthList,
@@ -120,7 +121,7 @@ const ROUTES: &[Entry] = &[
     ("etcdserverpb.Maintenance", "HashKV", "unary", Route::Unary(Method::HashKv)),
     ("etcdserverpb.Maintenance", "Snapshot", "server_stream", Route::Snapshot),
     ("etcdserverpb.Maintenance", "MoveLeader", "unary", Route::Unary(Method::MoveLeader)),
-    ("etcdserverpb.Maintenance", "Downgrade", "unary", Route::Missing),
+    ("etcdserverpb.Maintenance", "Downgrade", "unary", Route::Downgrade),
     ("etcdserverpb.Auth", "AuthStatus", "unary", Route::Unary(Method::AuthStatus)),
     ("etcdserverpb.Auth", "AuthEnable", "unary", Route::Missing),
     ("etcdserverpb.Auth", "AuthDisable", "unary", Route::Missing),
@@ -331,6 +332,7 @@ async fn reply(
     Ok(match route {
         Route::Unary(method) => Reply::Message(core.call(method, message).await?),
         Route::TimeToLive => Reply::Message(streams::time_to_live(core, message).await?),
+        Route::Downgrade => Reply::Message(streams::downgrade(core, message).await?),
         Route::Promote => Reply::Message(streams::promote(core, message).await?),
         Route::HealthCheck => {
             // The message is one string: the service asked about. Only the whole server has a name: none.

@@ -55,7 +55,7 @@ async fn route(
         "/leases" if is(HttpMethod::POST) => lease(core, request).await,
         "/leases/internal" if is(HttpMethod::POST) => lease_internal(core, request).await,
         "/members/hashkv" if is(HttpMethod::GET) => hash_kv(core, request).await,
-        "/downgrade/enabled" if is(HttpMethod::GET) => page(200, PLAIN, "false"),
+        "/downgrade/enabled" if is(HttpMethod::GET) => downgrade_enabled(core).await,
         "/version" | "/members" | "/raft/probing" | "/raft" | "/raft/snapshot" | "/leases"
         | "/leases/internal" | "/members/hashkv" | "/downgrade/enabled" => {
             page(405, PLAIN, "Method Not Allowed\n")
@@ -75,6 +75,17 @@ async fn route(
             }
             page(404, PLAIN, "404 page not found\n")
         }
+    }
+}
+
+/// As all members know it, not only this one.
+async fn downgrade_enabled(core: &Core) -> Response<Body> {
+    match core.call(Method::Barrier, Bytes::new()).await {
+        Ok(_) => {
+            let is_enabled = core.with_node(|node| node.downgrade_target().is_some());
+            page(200, "text/plain", is_enabled.to_string())
+        }
+        Err(error) => page(500, PLAIN, format!("failed linearized read: {error}\n")),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use norn_node::{Code, Error, Input, Method, RangeStream};
+use norn_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use norn_proto::{etcdserverpb as pb, leasepb};
 use norn_storage::{DiskRead, FileName};
 use prost::Message;
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::body::{Body, Part, WatchBody, framed};
 use crate::core::Core;
 use crate::grpc::{Question, Status};
+use crate::log::Value;
 use crate::metrics::StreamFailure;
 use crate::runtime::sync::mpsc;
 use crate::runtime::time::Instant;
@@ -270,6 +272,29 @@ pub async fn promote(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
     match time::timeout(Duration::from_millis(timeout_ms), tries).await {
         Ok(result) => result,
         Err(_) => Err(Error::Timeout.into()),
+    }
+}
+
+/// Canceling succeeds whatever happens, also when there was nothing to cancel, as in etcd.
+pub async fn downgrade(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
+    let action = pb::DowngradeRequest::decode(message.clone())
+        .map_err(|error| Status::from(Error::Malformed(error.to_string())))?
+        .action;
+    let error = match core.call(Method::Downgrade, message).await {
+        Err(error) if error != Error::NotSupportedForLearner => error,
+        done => return Ok(done?),
+    };
+    let fields = [("error", Value::Text(&error.to_string()))];
+    match DowngradeAction::try_from(action) {
+        Ok(DowngradeAction::Cancel) => {
+            core.log.warn("failed to cancel downgrade", &fields);
+            Ok(core.with_node(|node| node.downgrade_reply()))
+        }
+        Ok(DowngradeAction::Enable) => {
+            core.log.warn("reject downgrade request", &fields);
+            Err(error.into())
+        }
+        _ => Err(error.into()),
     }
 }
 

@@ -3,6 +3,7 @@
 mod clients;
 mod config;
 mod damage;
+mod downgrade;
 mod exchange;
 mod garbage;
 mod gateway;

@@ -101,12 +101,11 @@ fn write_identity<R: Reader>(page: &mut Page, node: &Node<R>, id: &str) {
     )
     .sample(&[("server_id", id)], 1.0);
     if let Some(version) = node.cluster_version() {
-        let short = version.rsplit_once('.').map_or(version, |(short, _)| short);
         page.gauges(
             "etcd_cluster_version",
             "Which version is running. 1 for 'cluster_version' label with current cluster version",
         )
-        .sample(&[("cluster_version", short)], 1.0);
+        .sample(&[("cluster_version", norn_node::short_version(version))], 1.0);
     }
     page.gauge(
         "etcd_server_quota_backend_bytes",
