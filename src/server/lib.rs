@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod peer_codec;
 pub mod peer_http;
 pub mod received;
+pub mod pings;
 pub mod recipes;
 pub mod runtime;
 pub mod serve;

@@ -8,6 +8,7 @@ mod exchange;
 mod garbage;
 mod gateway;
 mod http;
+mod keepalive;
 mod kv;
 mod lease;
 mod library;

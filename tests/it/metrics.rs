@@ -199,11 +199,13 @@ async fn what_the_dashboard_shows_of_one_member_moves() {
     let kind = |kind: &str| page.sum("etcd_server_request_duration_seconds_count", &[kind]);
     assert_eq!((kind("\"ReadonlyTxn\""), kind("\"Txn\""), kind("\"Compaction\"")), (1.0, 1.0, 1.0));
     drop(watch);
-    until("the end of the watch", Duration::from_secs(10), || {
+    // (Waits so that the client gets to say it.)
+    until_async("the end of the watch", Duration::from_secs(10), async || {
         let page = Page::of(&address);
         let canceled = count(&page, "handled_total", &["\"Watch\"", "Canceled", watches[0]]);
         (active(&page) == 0.0 && canceled == 1.0).then_some(())
-    });
+    })
+    .await;
 }
 
 #[tokio::test]
