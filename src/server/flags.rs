@@ -205,7 +205,7 @@ pub const FLAGS: &[Flag] = &[
         "Not supported yet.",
     ),
     flag("metrics", Kind::Text, "basic", "basic or extensive."),
-    flag("enable-pprof", Kind::Bool, "false", "Not supported yet."),
+    flag("enable-pprof", Kind::Bool, "false", "Serve the paths of Go's profiler."),
     flag("warning-apply-duration", Kind::Duration, "100ms", "When applying counts as slow."),
     flag(
         "warning-unary-request-duration",

@@ -16,6 +16,7 @@ use crate::body::Body;
 use crate::client::{JSON, PLAIN, page};
 use crate::config::ServerConfig;
 use crate::core::Core;
+use crate::debug_http;
 use crate::gateway;
 
 /// What a client asks: the gateway's calls, or a look at the server.
@@ -32,6 +33,8 @@ where
         Response::new(Body::empty())
     } else if config.gateway && gateway::serves(request.uri().path()) {
         gateway::serve(&core, request).await
+    } else if let Some(page) = debug_http::serve(&core, config, request.uri().path()) {
+        page
     } else {
         look(&core, &request).await
     };
