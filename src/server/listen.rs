@@ -16,11 +16,11 @@ use crate::collected::Collected;
 use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::http2;
-use crate::runtime::net::{TcpListener, TcpStream};
+use crate::runtime::net::{Listener, Stream};
 use crate::runtime::sync::watch;
 use crate::runtime::time::HyperTimer;
 use crate::runtime::{self, task, time};
-use crate::url::address;
+use crate::url::{address, socket_path};
 
 /// What a client of HTTP/2 says first, as far as no other request begins like it.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -33,7 +33,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// Text for the operator.
-pub async fn bind(url: &str) -> Result<TcpListener, String> {
+pub async fn bind(url: &str) -> Result<Listener, String> {
+    if let Some(path) = socket_path(url) {
+        return Listener::bind_unix(path);
+    }
     if !url.starts_with("http://") {
         return Err(format!("{url}: only http listeners are supported by this version of norn"));
     }
@@ -42,7 +45,7 @@ pub async fn bind(url: &str) -> Result<TcpListener, String> {
     if port.parse::<u16>().is_err() {
         return Err(format!("listen tcp: address {port}: invalid port"));
     }
-    TcpListener::bind(target).await.map_err(|error| match error.kind() {
+    Listener::bind(target).await.map_err(|error| match error.kind() {
         // (In Go's words: scripts look for them.)
         std::io::ErrorKind::AddrInUse => {
             format!("listen tcp {target}: bind: address already in use")
@@ -65,7 +68,7 @@ pub enum Serves {
 /// Accepts until told to stop.
 pub async fn accept(
     core: Rc<Core>,
-    listener: TcpListener,
+    listener: Listener,
     serves: Serves,
     config: Rc<ServerConfig>,
     mut stop: watch::Receiver<bool>,
@@ -76,7 +79,7 @@ pub async fn accept(
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 // (Without it every reply waits for the client's delayed acknowledgement.)
                 let _ = stream.set_nodelay(true);
                 let connection =
@@ -90,7 +93,7 @@ pub async fn accept(
 
 async fn connection(
     core: Rc<Core>,
-    stream: TcpStream,
+    stream: Stream,
     serves: Serves,
     config: Rc<ServerConfig>,
     stop: watch::Receiver<bool>,
@@ -121,7 +124,7 @@ async fn connection(
 async fn http1(
     core: Rc<Core>,
     config: Rc<ServerConfig>,
-    stream: Collected<TcpStream>,
+    stream: Collected<Stream>,
     serves: Serves,
     mut stop: watch::Receiver<bool>,
 ) {

@@ -18,6 +18,7 @@ mod mixed;
 mod recipes;
 mod refuse;
 mod restart;
+mod unix;
 mod watch;
 
 use norn_tests::pb::ResponseHeader;
