@@ -30,6 +30,8 @@ pub struct Setup {
     pub flags: Vec<String>,
     /// Of the environment.
     pub variables: Vec<(String, String)>,
+    /// The working directory; `None`: that of the tests.
+    pub dir: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -48,12 +50,18 @@ impl Setup {
             existing: false,
             flags: Vec::new(),
             variables: Vec::new(),
+            dir: None,
         }
     }
 
     /// A single member that elects itself quickly: with one member there is nobody to disturb.
     pub fn quick() -> Self {
-        Self::default().flag("--heartbeat-interval=20").flag("--election-timeout=200")
+        Self::default().quickly()
+    }
+
+    /// As [`Setup::quick`], of any program.
+    pub fn quickly(self) -> Self {
+        self.flag("--heartbeat-interval=20").flag("--election-timeout=200")
     }
 
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
@@ -155,6 +163,9 @@ impl Server {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.setup.binary);
         command.args(self.arguments());
+        if let Some(dir) = &self.setup.dir {
+            command.current_dir(dir);
+        }
         command.envs(self.setup.variables.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -21,7 +21,7 @@ use norn_proto::etcdserverpb::kv_client::KvClient;
 use norn_proto::etcdserverpb::lease_client::LeaseClient;
 use norn_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use norn_proto::etcdserverpb::watch_client::WatchClient;
-use norn_server::runtime::net::{TcpStream, address};
+use norn_server::runtime::net::{Stream, address};
 use norn_server::runtime::time::timeout;
 use prost::Message;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -76,7 +76,7 @@ impl Channel {
     pub async fn open(host: usize, within: Duration) -> Result<Channel, Broken> {
         let opened = async {
             let target = format!("{}:{CLIENT_PORT}", address(host));
-            let stream = TcpStream::connect(&target).await.map_err(|_| Broken::Silence)?;
+            let stream = Stream::connect(&target).await.map_err(|_| Broken::Silence)?;
             let (sender, connection) = h2::client::handshake(stream).await?;
             spawn_local(async move {
                 // (Whoever uses the connection sees its end.)

@@ -293,6 +293,7 @@ impl World {
             NodeEvent::Log { text, fields, .. } => {
                 self.trace.tell(self.now, What::Log { node }, || format!("{text} {fields:?}"));
             }
+            NodeEvent::Proposed { .. } => {}
             NodeEvent::LeaderChanged { leader } => {
                 self.trace.tell(self.now, What::Leader { node }, || format!("{:x}", leader.0));
                 if leader.0 == self.members[node].id {

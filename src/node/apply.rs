@@ -9,7 +9,9 @@ use norn_storage::revlog::Table;
 use prost::Message;
 
 use crate::calls::{lease_cost, put_cost, txn_cost};
-use crate::command::Command;
+use crate::command::{Command, OPS};
+use crate::counters::Work;
+use crate::input::NodeEvent;
 use crate::members::ChangeContext;
 use crate::node::Proposal;
 use crate::wire::Writer;
@@ -80,11 +82,18 @@ impl<R: Reader> Node<R> {
         };
         let proposal = self.proposals.remove(&header.id);
         let is_local = proposal.is_some();
+        let op = command.op();
         let result = self.apply_command(command, is_local);
+        let is_ok = matches!(result, Ok(_) | Err(Error::Compacted));
+        self.counters.applied[op][usize::from(is_ok)] += 1;
         if let Err(Error::Storage(reason)) = &result {
             self.fail(reason);
         }
-        let Some(Proposal { token: Some(token), is_physical, .. }) = proposal else { return };
+        let Some(Proposal { token, started, is_physical }) = proposal else { return };
+        let Some(token) = token else {
+            let took_ms = self.now.since(started);
+            return self.out.events.push(NodeEvent::Proposed { op: OPS[op], took_ms, is_ok });
+        };
         if is_physical && self.store.is_compacting() {
             self.compact_waits.push((self.store.compacted(), token, result));
         } else {
@@ -139,15 +148,7 @@ impl<R: Reader> Node<R> {
                 );
                 Ok(Bytes::new())
             }
-            Command::DowngradeInfoSet(r) => {
-                let json = format!(
-                    "{{\"target-version\":\"{}\",\"enabled\":{}}}",
-                    if r.enabled { r.ver.as_str() } else { "" },
-                    r.enabled
-                );
-                self.backend.set(Table::Cluster, Bytes::from_static(b"downgrade"), json);
-                Ok(Bytes::new())
-            }
+            Command::DowngradeInfoSet(r) => Ok(self.apply_downgrade(&r)),
         }
     }
 
@@ -193,7 +194,6 @@ impl<R: Reader> Node<R> {
     }
 
     fn apply_put(&mut self, r: &pb::PutRequest) -> Result<Bytes, Error> {
-        self.counters.puts += 1;
         let fits = self.charge(put_cost(r));
         if planted!(QuotaInApply) {
             fits.clone()?;
@@ -205,13 +205,14 @@ impl<R: Reader> Node<R> {
         let mut txn = self.store.write();
         let result = request.apply(&mut txn, &self.backend)?;
         let changes = txn.finish();
+        self.counters.add(&Work::put(&request));
         self.changed(&changes)?;
         fits?;
         Ok(convert::put_reply(&self.header_at(result.revision), &result))
     }
 
     fn apply_delete(&mut self, request: &DeleteRequest) -> Result<Bytes, Error> {
-        self.counters.deletes += 1;
+        self.counters.add(&Work::delete(request));
         let mut txn = self.store.write();
         let result = request.apply(&mut txn, &self.backend)?;
         let changes = txn.finish();
@@ -220,12 +221,12 @@ impl<R: Reader> Node<R> {
     }
 
     fn apply_txn(&mut self, r: &pb::TxnRequest, is_local: bool) -> Result<Bytes, Error> {
-        self.counters.txns += 1;
         let fits = self.charge(txn_cost(r));
         let request = convert::txn_request(r)?;
         let lessor = &self.lessor;
         let (result, changes) =
             request.apply(&mut self.store, &self.backend, &|id| lessor.contains(id), is_local)?;
+        self.counters.add(&Work::txn(&request, &result));
         self.changed(&changes)?;
         fits?;
         Ok(convert::txn_reply(&self.header_at(result.revision), &result))
@@ -245,6 +246,7 @@ impl<R: Reader> Node<R> {
         let finished = Bytes::from_static(b"finishedCompactRev");
         self.backend.set(Table::Meta, finished, key[..len].to_vec());
         self.work.has_applied = true;
+        self.counters.compactions += 1;
         let waits = std::mem::take(&mut self.compact_waits);
         for (wanted, token, result) in waits {
             if wanted <= main {
@@ -266,8 +268,8 @@ impl<R: Reader> Node<R> {
         if self.lessor.contains(r.id) {
             return Err(Error::LeaseExists);
         }
-        self.counters.leases_granted += 1;
         let ttl = self.lessor.grant(r.id, r.ttl, self.now);
+        self.counters.lease_granted(ttl);
         self.store_lease(r.id, ttl, 0);
         fits?;
         let mut w = Writer::default();
@@ -281,6 +283,7 @@ impl<R: Reader> Node<R> {
         let Some(keys) = self.lessor.keys_of(id) else { return Err(Error::LeaseNotFound) };
         let keys: Vec<Bytes> = keys.cloned().collect();
         self.counters.leases_revoked += 1;
+        self.counters.add(&Work::deletes(keys.len()));
         let mut txn = self.store.write();
         for key in keys {
             txn.delete_range(&norn_mvcc::KeyRange::Key(key));

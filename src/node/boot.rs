@@ -20,6 +20,7 @@ use crate::backend::Backend;
 use crate::cluster::parse_version;
 use crate::compactor::Compactor;
 use crate::config::{CLUSTER_VERSION, Config, Start};
+use crate::counters::Counters;
 use crate::disk_work::DiskWork;
 use crate::export::Exports;
 use crate::image::{self, Images};
@@ -27,7 +28,7 @@ use crate::import::{consistent_index, import, wipe};
 use crate::input::{NodeEvent, Ready};
 use crate::lease::Lessor;
 use crate::members::{Member, Members, cluster_id};
-use crate::node::{Counters, Publish, RequestIds};
+use crate::node::{Publish, RequestIds};
 use crate::reads::Reads;
 use crate::received::Received;
 use crate::watchers::Watchers;
@@ -176,7 +177,7 @@ impl<R: Reader> Node<R> {
             applied,
             applied_term,
             cluster_version: state.cluster_version,
-            ids: RequestIds::new(id, unix_ms),
+            ids: RequestIds::new(id, unix_ms, config.seed),
             proposals: BTreeMap::new(),
             proposal_deadlines: VecDeque::new(),
             to_propose: Vec::new(),

@@ -8,6 +8,7 @@ use norn_storage::revlog::Table;
 use prost::Message;
 
 use crate::command::{Command, CommandHeader};
+use crate::counters::Work;
 use crate::input::{Method, Token};
 use crate::lease::RenewError;
 use crate::node::Proposal;
@@ -74,6 +75,7 @@ impl<R: Reader> Node<R> {
             Method::LeaseKeepAlive => self.lease_keep_alive(token, body),
             Method::LeaseTimeToLive => self.lease_time_to_live(token, body),
             Method::LeaseLeases => {
+                decode::<pb::LeaseLeasesRequest>(body)?;
                 let mut w = Writer::default();
                 w.header(&self.header());
                 for id in self.lessor.ids() {
@@ -94,15 +96,23 @@ impl<R: Reader> Node<R> {
                 Ok(Some(self.member_list_reply()))
             }
             Method::Alarm => self.alarm(token, body),
-            Method::Status => Ok(Some(self.status_reply())),
+            Method::Status => {
+                decode::<pb::StatusRequest>(body)?;
+                Ok(Some(self.status_reply()))
+            }
             Method::Defragment => {
+                decode::<pb::DefragmentRequest>(body)?;
                 // There is nothing to do that the collector does not do anyway.
                 Ok(Some(Bytes::new()))
             }
-            Method::Hash => self.hash_reply().map(Some),
+            Method::Hash => {
+                decode::<pb::HashRequest>(body)?;
+                self.hash_reply().map(Some)
+            }
             Method::HashKv => self.hash_kv_reply(body).map(Some),
             Method::MoveLeader => self.move_leader(token, body),
             Method::AuthStatus => self.propose(token, &Command::AuthStatus),
+            Method::Downgrade => self.downgrade(token, &decode(body)?),
             Method::Barrier => {
                 self.read(token, ReadKind::Barrier);
                 Ok(None)
@@ -144,8 +154,10 @@ impl<R: Reader> Node<R> {
     }
 
     fn range_reply(&mut self, request: &norn_mvcc::RangeRequest) -> Result<Bytes, Error> {
-        self.counters.ranges += 1;
-        let result = self.store.range(&self.backend, request)?;
+        self.counters.add(&Work::range());
+        let result = self.store.range(&self.backend, request);
+        self.counters.range_calls[usize::from(result.is_ok())] += 1;
+        let result = result?;
         Ok(convert::range_reply(&self.header_at(result.revision), &result))
     }
 
@@ -180,8 +192,8 @@ impl<R: Reader> Node<R> {
     }
 
     fn read_txn_reply(&mut self, request: &norn_mvcc::TxnRequest) -> Result<Bytes, Error> {
-        self.counters.txns += 1;
         let result = request.read(&self.store, &self.backend)?;
+        self.counters.add(&Work::txn(request, &result));
         Ok(convert::txn_reply(&self.header_at(result.revision), &result))
     }
 
@@ -291,14 +303,24 @@ impl<R: Reader> Node<R> {
         if !self.has_leader() {
             errors.push(Error::NoLeader.to_string());
         }
+        // (In protobuf's text format, which leaves zeros out.)
         for (member, kind) in &self.alarms {
-            let kind = pb::AlarmType::try_from(*kind).unwrap_or(pb::AlarmType::None);
-            errors.push(format!("memberID:{member} alarm:{}", kind.as_str_name()));
+            let mut fields = Vec::new();
+            if *member != 0 {
+                fields.push(format!("memberID:{member}"));
+            }
+            match pb::AlarmType::try_from(*kind) {
+                Ok(pb::AlarmType::None) => {}
+                Ok(kind) => fields.push(format!("alarm:{}", kind.as_str_name())),
+                Err(_) => fields.push(format!("alarm:{kind}")),
+            }
+            errors.push(fields.join(" "));
         }
         let quota = match self.config.quota_bytes {
             0 => 2 << 30,
             bytes => bytes,
         };
+        let downgrade = self.downgrade_target();
         let header = self.header();
         pb::StatusResponse {
             header: Some(pb::ResponseHeader {
@@ -318,7 +340,10 @@ impl<R: Reader> Node<R> {
             is_learner: self.is_learner(),
             storage_version: self.storage_version().unwrap_or_default(),
             db_size_quota: quota,
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(pb::DowngradeInfo {
+                enabled: downgrade.is_some(),
+                target_version: downgrade.unwrap_or_default(),
+            }),
         }
         .encode_to_vec()
         .into()
@@ -434,7 +459,7 @@ impl<R: Reader> Node<R> {
 
     // ---- reads
 
-    fn read(&mut self, token: Token, kind: ReadKind) {
+    pub(crate) fn read(&mut self, token: Token, kind: ReadKind) {
         self.reads.add(Read { token, started: self.now, kind });
     }
 
@@ -465,6 +490,7 @@ impl<R: Reader> Node<R> {
                 ReadKind::LeaseRenew(id) => self.renew(read.token, *id, false),
                 ReadKind::LeaseRenewApplied(id) => self.renew(read.token, *id, true),
                 ReadKind::LeaseTimeToLive(request) => self.time_to_live_reply(request).map(Some),
+                ReadKind::Downgrade(downgrade) => self.downgrade_confirmed(read.token, *downgrade),
                 ReadKind::Barrier => Ok(Some(Bytes::new())),
             };
             match result {
@@ -496,7 +522,11 @@ impl<R: Reader> Node<R> {
     // ---- proposals
 
     /// Sends a request through the log; its reply comes when it is applied here.
-    fn propose(&mut self, token: Token, command: &Command) -> Result<Option<Bytes>, Error> {
+    pub(crate) fn propose(
+        &mut self,
+        token: Token,
+        command: &Command,
+    ) -> Result<Option<Bytes>, Error> {
         let gap = self.raft.committed().0.saturating_sub(self.applied);
         if gap > self.config.limits.apply_gap || self.is_swamped() {
             return Err(Error::TooManyRequests);

@@ -288,23 +288,45 @@ impl<R: Reader> Node<R> {
             return;
         }
         self.next_version_check = self.now + VERSION_CHECK_MS;
+        self.end_downgrade();
         let own = parse_version(SERVER_VERSION);
         let mut lowest = own;
         for member in self.members.iter().filter(|m| m.id != self.id) {
             let version = self.peers.get(&member.id).and_then(|peer| peer.version);
             lowest = lowest.zip(version).map(|(a, b)| a.min(b));
         }
-        let decided = match (lowest, &self.cluster_version) {
-            (Some((major, minor)), _) => format!("{major}.{minor}.0"),
-            (None, None) => VERSION_UNSURE.to_owned(),
-            (None, Some(_)) => return,
-        };
         let known = self.cluster_version.as_deref().and_then(parse_version);
-        // Only a downgrade lowers it.
-        if known.is_none() || known < parse_version(&decided) {
-            let set = membershippb::ClusterVersionSetRequest { ver: decided };
-            self.propose_own(&Command::ClusterVersionSet(set));
+        let target = self.downgrade_target();
+        let decided = match (known, lowest, target) {
+            (None, None, _) => VERSION_UNSURE.to_owned(),
+            (Some(_), None, _) => return,
+            (Some(known), Some(lowest), Some(target)) => {
+                match self.lowered(&target, known, lowest) {
+                    Some((major, minor)) => format!("{major}.{minor}.0"),
+                    None => return,
+                }
+            }
+            (_, Some((major, minor)), None) if known < Some((major, minor)) => {
+                format!("{major}.{minor}.0")
+            }
+            (None, Some((major, minor)), _) => format!("{major}.{minor}.0"),
+            (Some(_), Some(_), None) => return,
+        };
+        let to = short_version(&decided).to_owned();
+        match self.cluster_version.as_deref().map(|from| short_version(from).to_owned()) {
+            None => self.info(
+                "setting up initial cluster version using v3 API",
+                vec![("cluster-version", to)],
+            ),
+            Some(from) => {
+                self.info(
+                    "updating cluster version using v3 API",
+                    vec![("from", from), ("to", to)],
+                );
+            }
         }
+        let set = membershippb::ClusterVersionSetRequest { ver: decided };
+        self.propose_own(&Command::ClusterVersionSet(set));
     }
 
     pub(crate) fn apply_cluster_version(&mut self, version: &str) {
@@ -312,16 +334,40 @@ impl<R: Reader> Node<R> {
             let reason = format!("cluster version {version} is above this server's");
             return self.fail(&reason);
         }
-        self.cluster_version = Some(version.to_owned());
+        let ids = || {
+            let (cluster, local) = (format!("{:x}", self.cluster_id), format!("{:x}", self.id));
+            vec![("cluster-id", cluster), ("local-member-id", local)]
+        };
+        let (mut fields, to) = (ids(), short_version(version).to_owned());
+        let before = self.cluster_version.replace(version.to_owned());
+        match before.as_deref().map(|from| short_version(from).to_owned()) {
+            None => {
+                fields.push(("cluster-version", to));
+                self.info("set initial cluster version", fields);
+            }
+            Some(from) => {
+                fields.extend([("from", from), ("to", to)]);
+                self.info("updated cluster version", fields);
+            }
+        }
         let value = Bytes::copy_from_slice(version.as_bytes());
         self.backend.set(Table::Cluster, Bytes::from_static(b"clusterVersion"), value.clone());
         // The schema follows the cluster, not the binary.
         if parse_version(version) >= Some((3, 5)) {
             self.backend.set(Table::Meta, Bytes::from_static(b"storageVersion"), value);
         }
-        self.info("updated cluster version", vec![("cluster-version", version.to_owned())]);
+        if let Some(target) = self.downgrade_target() {
+            let own = SERVER_VERSION.to_owned();
+            let fields = vec![("target-version", target), ("server-version", own)];
+            self.info("The server is ready to downgrade", fields);
+        }
         self.out.events.push(NodeEvent::MembersChanged);
     }
+}
+
+/// `X.Y` of `X.Y.Z`.
+pub fn short_version(version: &str) -> &str {
+    version.rsplit_once('.').map_or(version, |(short, _)| short)
 }
 
 /// Major and minor of `X.Y.Z` or `X.Y`.

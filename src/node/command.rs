@@ -58,7 +58,48 @@ impl std::error::Error for CommandError {}
 
 const HEADER: u32 = 100;
 
+/// The names by which etcd counts requests.
+pub const OPS: [&str; 16] = [
+    "Range",
+    "Put",
+    "DeleteRange",
+    "Txn",
+    "Compaction",
+    "LeaseGrant",
+    "LeaseRevoke",
+    "LeaseCheckpoint",
+    "Alarm",
+    "AuthStatus",
+    "Auth",
+    "ClusterVersionSet",
+    "ClusterMemberAttrSet",
+    "DowngradeInfoSet",
+    "DowngradeVersionTest",
+    "unknown",
+];
+
 impl Command {
+    /// Its place in [`OPS`].
+    pub(crate) fn op(&self) -> usize {
+        match self {
+            Command::Range(_) => 0,
+            Command::Put(_) => 1,
+            Command::DeleteRange(_) => 2,
+            Command::Txn(_) => 3,
+            Command::Compaction(_) => 4,
+            Command::LeaseGrant(_) => 5,
+            Command::LeaseRevoke(_) => 6,
+            Command::LeaseCheckpoint(_) => 7,
+            Command::Alarm(_) => 8,
+            Command::AuthStatus => 9,
+            Command::Auth(_) => 10,
+            Command::ClusterVersionSet(_) => 11,
+            Command::ClusterMemberAttrSet(_) => 12,
+            Command::DowngradeInfoSet(_) => 13,
+            Command::DowngradeVersionTest => 14,
+        }
+    }
+
     /// Fields come in ascending order, as etcd writes them; so the header stands before or behind the request.
     pub fn encode(&self, header: &CommandHeader) -> Bytes {
         let (field, len) = self.field_and_len();

@@ -55,7 +55,7 @@ pub struct Config {
     pub watch_limits: WatchLimits,
     pub limits: Limits,
     pub lease_checkpoint: bool,
-    /// Everything random in the node comes from here.
+    /// Everything random in the node comes from here, and what must differ from one start to the next: another one each time.
     pub seed: u64,
     /// Wall clock at [`crate::Time`] 0, in milliseconds since 1970: for ids only.
     pub unix_ms_at_zero: u64,

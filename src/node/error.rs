@@ -98,6 +98,7 @@ errors! {
     NotLeader = FailedPrecondition, "etcdserver: not leader";
     LeaderChanged = Unavailable, "etcdserver: leader changed";
     NotCapable = FailedPrecondition, "etcdserver: not capable";
+    InvalidClientApiVersion = InvalidArgument, "etcdserver: invalid client api version";
     Stopped = Unavailable, "etcdserver: server stopped";
     Timeout = Unavailable, "etcdserver: request timed out";
     TimeoutDueToLeaderFail = Unavailable,
@@ -109,6 +110,14 @@ errors! {
     Unhealthy = Unavailable, "etcdserver: unhealthy cluster";
     Corrupt = DataLoss, "etcdserver: corrupt cluster";
     NotSupportedForLearner = FailedPrecondition, "etcdserver: rpc not supported for learner";
+    WrongDowngradeVersionFormat = InvalidArgument,
+        "etcdserver: wrong downgrade target version format";
+    InvalidDowngradeTargetVersion = InvalidArgument, "etcdserver: invalid downgrade target version";
+    ClusterVersionUnavailable = FailedPrecondition,
+        "etcdserver: cluster version not found during downgrade";
+    DowngradeInProcess = FailedPrecondition,
+        "etcdserver: cluster has a downgrade job in progress";
+    NoInflightDowngrade = FailedPrecondition, "etcdserver: no inflight downgrade job";
     BadLeaderTransferee = FailedPrecondition, "etcdserver: bad leader transferee";
     TransferTimeout = Unknown, "etcdserver: request timed out, leader transfer took too long";
     NotPrimaryLessor = Unknown, "not a primary lessor";

@@ -37,6 +37,7 @@ pub enum Method {
     HashKv,
     MoveLeader,
     AuthStatus,
+    Downgrade,
     /// Nothing but a confirmed read index: for health checks.
     Barrier,
     /// Writes the state as a bbolt file; the reply is its name. For Maintenance.Snapshot.
@@ -140,6 +141,12 @@ pub enum NodeEvent {
         level: Severity,
         text: &'static str,
         fields: Vec<(&'static str, String)>,
+    },
+    /// A request of the node's own was applied.
+    Proposed {
+        op: &'static str,
+        took_ms: u64,
+        is_ok: bool,
     },
     LeaderChanged {
         leader: NodeId,

@@ -11,6 +11,7 @@ use norn_storage::wal::Wal;
 use crate::backend::Backend;
 use crate::compactor::Compactor;
 use crate::config::Config;
+use crate::counters::Counters;
 use crate::disk_work::DiskWork;
 use crate::export::Exports;
 use crate::image::Images;
@@ -91,25 +92,6 @@ pub struct Node<R> {
     pub(crate) counters: Counters,
 }
 
-/// Things counted for operators. Only ever grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub leader_changes: u64,
-    pub proposals_committed: u64,
-    pub proposals_applied: u64,
-    pub proposals_failed: u64,
-    pub puts: u64,
-    pub deletes: u64,
-    pub txns: u64,
-    pub ranges: u64,
-    pub leases_granted: u64,
-    pub leases_revoked: u64,
-    pub leases_renewed: u64,
-    pub leases_expired: u64,
-    pub read_indexes_slow: u64,
-    pub read_indexes_failed: u64,
-}
-
 #[derive(Clone, Debug)]
 pub(crate) struct Proposal {
     /// `None`: the node's own.
@@ -134,8 +116,10 @@ pub(crate) enum Publish {
     Done,
 }
 
-/// Request ids: unique over members and restarts, without coordination. 16 bits of the member, then a counter that
-/// begins with the milliseconds of the start, shifted so that a restart a millisecond later is 256 ids away.
+/// Request ids: unique over members and restarts, without coordination. 16 bits of the member, then a counter that begins where the
+/// seed of this start says, moved on by 256 ids for each millisecond of the clock. (etcd has only the clock. A start in the same millisecond, behind a clock that
+/// was set back, or after more than 256 requests per millisecond would use ids of the life before again: an entry of that life, applied
+/// now, would pass for a new request, and its caller would get an answer before anything was done.)
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestIds {
     prefix: u64,
@@ -143,12 +127,13 @@ pub(crate) struct RequestIds {
 }
 
 impl RequestIds {
-    pub(crate) fn new(member: u64, unix_ms: u64) -> RequestIds {
-        RequestIds { prefix: member << 48, suffix: (unix_ms & ((1 << 40) - 1)) << 8 }
+    pub(crate) fn new(member: u64, unix_ms: u64, seed: u64) -> RequestIds {
+        let anywhere = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+        RequestIds { prefix: member << 48, suffix: (unix_ms << 8).wrapping_add(anywhere) }
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.suffix += 1;
+        self.suffix = self.suffix.wrapping_add(1);
         self.prefix | (self.suffix & ((1 << 48) - 1))
     }
 }
@@ -362,6 +347,10 @@ impl<R: Reader> Node<R> {
         if self.stood_still() {
             self.doubt = Some(self.ids.next());
         }
+        let is_late = self.now.since(self.last_tick) > 2 * self.config.tick_ms;
+        if is_late && self.raft.is_leader() && self.members.iter().count() > 1 {
+            self.counters.heartbeats_late += 1;
+        }
         self.raft.tick();
         self.last_tick = self.now;
         // After a stall one tick is enough: the time lost says nothing about the leader's health.
@@ -458,6 +447,7 @@ impl<R: Reader> Node<R> {
         let step = self.store.compact_step(&self.backend, COMPACT_RECORDS_PER_TURN, &mut |r| {
             dead.push(r);
         });
+        self.counters.keys_compacted += dead.len() as u64;
         for revision in dead {
             self.backend.log.mark_dead(revision.main, revision.sub);
         }
@@ -575,6 +565,16 @@ impl<R: Reader> Node<R> {
     /// Bytes on disk and bytes of them in use.
     pub fn db_bytes(&self) -> (u64, u64) {
         (self.backend.log.size_on_disk(), self.backend.log.size_in_use())
+    }
+
+    /// Reads of the whole state that are under way, or wait for their turn.
+    pub fn exports(&self) -> usize {
+        self.exports.len()
+    }
+
+    /// A database that a leader sent waits to become the state.
+    pub fn is_taking_snapshot(&self) -> bool {
+        !self.received.waiting.is_empty()
     }
 
     pub fn proposals_pending(&self) -> usize {

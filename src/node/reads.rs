@@ -9,6 +9,7 @@ use bytes::Bytes;
 use norn_proto::etcdserverpb as pb;
 
 use crate::Time;
+use crate::downgrade::Downgrade;
 use crate::input::Token;
 
 /// An unanswered round is asked again after this long, with a new id.
@@ -35,6 +36,7 @@ pub(crate) enum ReadKind {
     /// Renew this lease, which was unknown before what is committed was applied.
     LeaseRenewApplied(i64),
     LeaseTimeToLive(pb::LeaseTimeToLiveRequest),
+    Downgrade(Downgrade),
     Barrier,
 }
 

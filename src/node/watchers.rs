@@ -53,6 +53,8 @@ type WatcherId = (StreamId, i64);
 #[derive(Debug)]
 struct Watcher {
     range: KeyRange,
+    /// What the client said; 0: from now on. Before this revision it hears nothing, not even of progress.
+    start: i64,
     /// The next main revision it wants to hear of.
     next: i64,
     is_synced: bool,
@@ -213,6 +215,7 @@ impl Watchers {
         let next = next + i64::from(planted!(WatchSkips) && next <= current);
         let watcher = Watcher {
             range: range.clone(),
+            start: r.start_revision,
             next,
             is_synced: next > current,
             is_dead: false,
@@ -246,7 +249,7 @@ impl Watchers {
     pub fn request_progress(&mut self, stream: StreamId, header: &Header) {
         let Some(state) = self.streams.get(&stream) else { return };
         let current = header.revision;
-        let told = |w: &Watcher| w.is_synced && !w.is_dead && w.next <= current + 1;
+        let told = |w: &Watcher| w.is_synced && !w.is_dead && w.start <= current;
         let all_told = state.watchers.values().all(told) || planted!(ProgressUnsynced);
         if !state.watchers.is_empty() && all_told && state.has_room() {
             let response = respond(header, -1, |_| {});
@@ -271,7 +274,7 @@ impl Watchers {
                     && has_room
                     && watcher.is_synced
                     && !watcher.is_dead
-                    && watcher.next <= current + 1
+                    && watcher.start <= current
                 {
                     quiet.push((*stream, *id));
                 }

@@ -239,20 +239,20 @@ impl Raft {
 
     fn refuse_lower_term(&mut self, message: &Message) {
         use MessageKind::*;
+        // A voter of our membership hears of our term when we ask it for its vote. Another one may lead, or need our vote, where we lag behind
+        // the membership: it hears of our term only here, or never, and neither of us gets anywhere. (Thesis section 3.3. etcd does not
+        // tell it.)
+        let is_asked =
+            self.tracker.progress(message.from).is_some_and(|progress| !progress.is_learner);
         match message.kind {
             Heartbeat | App | PreVote if planted!(LowerTermSilent) => {}
-            Heartbeat | App if self.config.check_quorum || self.config.pre_vote => {
+            Heartbeat | App if self.config.check_quorum || self.config.pre_vote || !is_asked => {
                 // Our term is ahead, maybe of a whole group that refuses our votes. Without this answer
                 // neither its leader nor we would ever get out of this.
                 self.send(Message::new(AppResp, message.from));
             }
-            // A candidate that is behind must learn of our term, or a group that turns on pre-votes one by one can lock itself up. And one
-            // that is no voter of our membership hears of it only here, because we ask it for nothing: it may be us who lag behind, and the
-            // one whose vote it needs; both would campaign for ever, it a few terms behind. (Thesis section 3.3. etcd tells the former only.)
-            PreVote | Vote
-                if message.kind == PreVote
-                    || self.tracker.progress(message.from).is_none_or(|peer| peer.is_learner) =>
-            {
+            // Without an answer, a group that turns on pre-votes one by one could lock itself up.
+            PreVote | Vote if message.kind == PreVote || !is_asked => {
                 self.note_vote(
                     message,
                     format_args!("rejected {} from", message.kind.name()),

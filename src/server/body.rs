@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -12,6 +12,7 @@ use norn_node::StreamId;
 use crate::core::Core;
 use crate::gateway::Lines;
 use crate::grpc::Status;
+use crate::metrics::Started;
 use crate::runtime::sync::mpsc;
 
 /// Part of a streaming response.
@@ -28,6 +29,7 @@ pub enum Body {
     Full(Option<Bytes>),
     Stream(mpsc::Receiver<Part>),
     Watch(WatchBody),
+    Counted(Box<Counted>),
     Lines(Box<Lines>),
 }
 
@@ -35,22 +37,57 @@ pub enum Body {
 pub struct WatchBody {
     pub core: Rc<Core>,
     pub stream: StreamId,
-    /// For counting its end.
-    pub route: usize,
     /// Bounded: past `RESPONSES_IN_FLIGHT_MAX` the node gives no more events, and no more requests are read.
     pub parts: mpsc::UnboundedReceiver<Part>,
 }
 
 impl Drop for WatchBody {
     fn drop(&mut self) {
-        // A watch ends when its client leaves.
-        let canceled = norn_node::Code::Canceled as u8;
-        self.core.grpc_metrics.borrow_mut().handled(self.route, canceled);
         self.core.close_watch(self.stream);
     }
 }
 
+/// A stream of answers, counted: each, and how it ended.
+pub struct Counted {
+    core: Rc<Core>,
+    /// `None`: it has ended.
+    call: Option<Started>,
+    body: Body,
+}
+
+impl Counted {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Part>> {
+        let part = ready!(self.body.poll_part(cx));
+        match (&part, self.call) {
+            (Some(Part::Message(frame)), Some(call)) => {
+                let len = frame.len() - FRAME_HEAD_BYTES;
+                self.core.grpc_metrics.borrow_mut().sent(call.route, len);
+            }
+            (Some(Part::End(status)), Some(_)) => self.end(status.code),
+            _ => {}
+        }
+        Poll::Ready(part)
+    }
+
+    fn end(&mut self, code: u8) {
+        if let Some(call) = self.call.take() {
+            self.core.grpc_metrics.borrow_mut().handled(call, code);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // Its client left before.
+        self.end(norn_node::Code::Canceled as u8);
+    }
+}
+
 impl Body {
+    pub fn counted(core: Rc<Core>, call: Started, body: Body) -> Body {
+        Body::Counted(Box::new(Counted { core, call: Some(call), body }))
+    }
+
     pub fn empty() -> Body {
         Body::Full(None)
     }
@@ -64,6 +101,7 @@ impl Body {
         match self {
             Body::Full(bytes) => Poll::Ready(bytes.take().map(Part::Raw)),
             Body::Stream(parts) => parts.poll_recv(cx),
+            Body::Counted(counted) => counted.poll_part(cx),
             Body::Watch(watch) => watch.parts.poll_recv(cx).map(|part| {
                 if matches!(part, Some(Part::Message(_))) {
                     watch.core.watch_taken(watch.stream);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use norn_node::{Error, Time, Token};
 
 use crate::grpc::Answer;
+use crate::metrics::Asked;
 use crate::runtime::sync::oneshot;
 
 /// Calls waiting for a reply. Beyond it they are refused: each costs memory, and none would be answered in time.
@@ -20,6 +21,7 @@ pub enum Caller {
 struct Call {
     token: Token,
     caller: Caller,
+    asked: Asked,
     deadline: Option<Time>,
 }
 
@@ -38,7 +40,12 @@ pub struct Calls {
 
 impl Calls {
     /// Gives the caller back when as many as there may be are on their way.
-    pub fn add(&mut self, caller: Caller, deadline: Option<Time>) -> Result<Token, Caller> {
+    pub fn add(
+        &mut self,
+        caller: Caller,
+        asked: Asked,
+        deadline: Option<Time>,
+    ) -> Result<Token, Caller> {
         let place = match self.free.pop() {
             Some(place) => place,
             None if self.places.len() >= CALLS_MAX => return Err(caller),
@@ -49,30 +56,31 @@ impl Calls {
         };
         self.tokens += 1;
         let token = Token(self.tokens << PLACE_BITS | u64::from(place));
-        self.places[place as usize] = Some(Call { token, caller, deadline });
+        self.places[place as usize] = Some(Call { token, caller, asked, deadline });
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, token));
         }
         Ok(token)
     }
 
-    pub fn take(&mut self, token: Token) -> Option<Caller> {
+    pub fn take(&mut self, token: Token) -> Option<(Caller, Asked)> {
         let place = (token.0 & ((1 << PLACE_BITS) - 1)) as u32;
         let call = self.places.get_mut(place as usize)?.take_if(|call| call.token == token)?;
         self.free.push(place);
         if let Some(deadline) = call.deadline {
             self.deadlines.remove(&(deadline, token));
         }
-        Some(call.caller)
+        Some((call.caller, call.asked))
     }
 
     /// A call whose client has waited long enough.
-    pub fn expired(&mut self, now: Time) -> Option<(Token, Caller)> {
+    pub fn expired(&mut self, now: Time) -> Option<(Token, Caller, Asked)> {
         let (deadline, token) = *self.deadlines.first()?;
         if deadline > now {
             return None;
         }
-        Some((token, self.take(token)?))
+        let (caller, asked) = self.take(token)?;
+        Some((token, caller, asked))
     }
 
     /// When the first of the clients will have waited long enough.
@@ -89,6 +97,10 @@ impl Calls {
 mod tests {
     use super::*;
 
+    fn asked() -> Asked {
+        Asked::new(norn_node::Method::Put, &[])
+    }
+
     fn caller() -> Caller {
         Caller::Task(oneshot::channel().0)
     }
@@ -96,10 +108,10 @@ mod tests {
     #[test]
     fn a_token_is_answered_once_and_never_comes_again() {
         let mut calls = Calls::default();
-        let first = calls.add(caller(), None).ok().unwrap();
+        let first = calls.add(caller(), asked(), None).ok().unwrap();
         assert!(calls.take(first).is_some());
         assert!(calls.take(first).is_none());
-        let second = calls.add(caller(), None).ok().unwrap();
+        let second = calls.add(caller(), asked(), None).ok().unwrap();
         assert_ne!(first, second);
         assert!(calls.take(first).is_none(), "its place has another call now");
         assert!(calls.take(second).is_some());
@@ -109,15 +121,15 @@ mod tests {
     fn the_first_deadline_is_the_first_to_expire() {
         let mut calls = Calls::default();
         let at = |ms| Some(Time::from_ms(ms));
-        let late = calls.add(caller(), at(30)).ok().unwrap();
-        let early = calls.add(caller(), at(10)).ok().unwrap();
-        let answered = calls.add(caller(), at(5)).ok().unwrap();
-        calls.add(caller(), None).ok().unwrap();
+        let late = calls.add(caller(), asked(), at(30)).ok().unwrap();
+        let early = calls.add(caller(), asked(), at(10)).ok().unwrap();
+        let answered = calls.add(caller(), asked(), at(5)).ok().unwrap();
+        calls.add(caller(), asked(), None).ok().unwrap();
         assert!(calls.take(answered).is_some());
         assert_eq!(calls.deadline(), at(10));
         assert!(calls.expired(Time::from_ms(9)).is_none());
         let expired: Vec<Token> =
-            std::iter::from_fn(|| calls.expired(Time::from_ms(30))).map(|(t, _)| t).collect();
+            std::iter::from_fn(|| calls.expired(Time::from_ms(30))).map(|(t, ..)| t).collect();
         assert_eq!(expired, [early, late]);
         assert_eq!(calls.deadline(), None);
         assert_eq!(calls.into_callers().count(), 1);

@@ -9,9 +9,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
 use crate::body::Body;
-use crate::runtime::net::TcpStream;
+use crate::runtime::net::Stream;
 use crate::runtime::{task, time};
-use crate::url::address;
+use crate::url::{address, socket_path};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,10 +27,16 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    if !url.starts_with("http://") {
+    if !url.starts_with("http://") && !url.starts_with("unix:") {
         return Err(format!("{url}: only http is supported between members").into());
     }
-    let stream = time::timeout(DIAL_TIMEOUT, TcpStream::connect(address(url))).await??;
+    let dialled = async {
+        match socket_path(url) {
+            Some(path) => Stream::connect_unix(path).await,
+            None => Stream::connect(address(url)).await,
+        }
+    };
+    let stream = time::timeout(DIAL_TIMEOUT, dialled).await??;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     task::spawn_local(async move {

@@ -39,6 +39,8 @@ pub struct ServerConfig {
     pub streams_max: u32,
     pub keepalive_ms: u64,
     pub keepalive_timeout_ms: u64,
+    /// Clients that ping more often are sent away.
+    pub keepalive_min_ms: u64,
     pub snapshot_count: u64,
     pub catch_up_entries: u64,
     pub wals_max: usize,
@@ -47,6 +49,13 @@ pub struct ServerConfig {
     pub watch_progress_interval_ms: u64,
     pub lease_checkpoint: bool,
     pub no_fsync: bool,
+    /// The paths of Go's profiler, and more of them while debugging.
+    pub pprof: bool,
+    pub is_debugging: bool,
+    /// Also how long each gRPC method takes.
+    pub metrics_extensive: bool,
+    /// Applying one request may take so long without being counted as slow.
+    pub warning_apply_ms: u64,
     /// JSON under `/v3/`.
     pub gateway: bool,
     /// Origins that browsers may ask for; none, or `*`: all.
@@ -108,6 +117,14 @@ impl ServerConfig {
                 check_bindable(url)?;
             }
         }
+        for url in listen_client_urls.iter().chain(&listen_client_http_urls) {
+            if url.starts_with("https:") || url.starts_with("unixs:") {
+                return Err(format!(
+                    "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} \
+                     with HTTPS scheme"
+                ));
+            }
+        }
         let advertise_peer_urls = values.urls("initial-advertise-peer-urls");
         for url in &advertise_peer_urls {
             if host(url).is_empty() {
@@ -164,6 +181,15 @@ impl ServerConfig {
             path => PathBuf::from(path),
         };
         let wal_dir = Some(values.text("wal-dir")).filter(|dir| !dir.is_empty());
+        // (Without both of them Go's gRPC has its own.)
+        let (keepalive_ms, keepalive_timeout_ms) = match (
+            values.duration_ms("grpc-keepalive-interval"),
+            values.duration_ms("grpc-keepalive-timeout"),
+        ) {
+            (0, _) | (_, 0) => (2 * HOUR_MS, 20_000),
+            // (Nor does it ask more often than once a second.)
+            (interval, timeout) => (interval.max(1_000), timeout),
+        };
         let mut config = ServerConfig {
             initial_cluster: parse_cluster(&initial_cluster_text)?,
             initial_cluster_text,
@@ -188,8 +214,9 @@ impl ServerConfig {
             request_bytes_max: values.uint("max-request-bytes") as usize,
             txn_ops_max: values.uint("max-txn-ops") as usize,
             streams_max: u32::try_from(values.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
-            keepalive_ms: values.duration_ms("grpc-keepalive-interval"),
-            keepalive_timeout_ms: values.duration_ms("grpc-keepalive-timeout"),
+            keepalive_ms,
+            keepalive_timeout_ms,
+            keepalive_min_ms: or_default(values.duration_ms("grpc-keepalive-min-time"), 300_000),
             snapshot_count: or_default(values.uint("snapshot-count"), 10_000),
             catch_up_entries: or_default(values.uint("snapshot-catchup-entries"), 5_000),
             wals_max: values.uint("max-wals") as usize,
@@ -205,6 +232,10 @@ impl ServerConfig {
                 .copied()
                 .unwrap_or(false),
             no_fsync: values.bool("unsafe-no-fsync"),
+            pprof: values.bool("enable-pprof"),
+            is_debugging: values.text("log-level") == "debug",
+            metrics_extensive: values.text("metrics") == "extensive",
+            warning_apply_ms: or_default(values.duration_ms("warning-apply-duration"), 100),
             gateway: values.bool("enable-grpc-gateway"),
             cors: list(values.text("cors")),
             host_whitelist: list(values.text("host-whitelist")),

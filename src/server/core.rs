@@ -10,7 +10,7 @@
 //! them and so runs after them all: their requests are one batch, one write, one sync. What arrives during the sync
 //! is the next batch. No request crosses a thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -27,9 +27,10 @@ use norn_raft::Message;
 
 use crate::body::{Part, framed};
 use crate::calls::{Caller, Calls};
+use crate::config::ServerConfig;
 use crate::grpc::{Answer, Status};
 use crate::log::{Level, Log, Value};
-use crate::metrics::{DiskMetrics, GrpcMetrics};
+use crate::metrics::{Asked, DiskMetrics, GrpcMetrics, HealthMetrics, TurnMetrics};
 use crate::runtime::disk::{Disk, Reader};
 use crate::runtime::sync::{Notify, mpsc, oneshot, watch};
 use crate::runtime::time::Instant;
@@ -57,6 +58,10 @@ pub struct Core {
     pub log: Rc<Log>,
     pub disk_metrics: Arc<DiskMetrics>,
     pub grpc_metrics: RefCell<GrpcMetrics>,
+    pub turn_metrics: TurnMetrics,
+    pub health_metrics: HealthMetrics,
+    /// How often the metrics were asked for.
+    pub scrapes: Cell<u64>,
     phase: watch::Sender<Phase>,
     pub transport: Rc<Transport>,
     data_dir: PathBuf,
@@ -71,6 +76,8 @@ struct Outbox {
     calls: Calls,
     /// Answers of this turn, to be sent when it is over.
     answers: Vec<(Answer, Result<Bytes, Error>)>,
+    /// What took how long, to be counted then.
+    ended: Vec<(Asked, Option<Error>)>,
     streams: BTreeMap<StreamId, WatchStream>,
     messages: Vec<Message>,
     events: Vec<NodeEvent>,
@@ -89,13 +96,14 @@ impl Ports for Outbox {
     }
 
     fn reply(&mut self, token: Token, result: Result<Bytes, Error>) {
-        match self.calls.take(token) {
-            Some(Caller::Client(answer)) => self.answers.push((answer, result)),
-            Some(Caller::Task(caller)) => {
+        let Some((caller, asked)) = self.calls.take(token) else { return };
+        self.ended.push((asked, result.as_ref().err().cloned()));
+        match caller {
+            Caller::Client(answer) => self.answers.push((answer, result)),
+            Caller::Task(caller) => {
                 // (The caller may just have gone.)
                 let _ = caller.send(result);
             }
-            None => {}
         }
     }
 
@@ -135,7 +143,7 @@ impl Core {
         log: Rc<Log>,
         disk_metrics: Arc<DiskMetrics>,
         transport: Rc<Transport>,
-        data_dir: PathBuf,
+        config: &ServerConfig,
     ) -> Rc<Core> {
         Rc::new(Core {
             inner: RefCell::new(Inner { host }),
@@ -146,10 +154,13 @@ impl Core {
             started,
             log,
             disk_metrics,
-            grpc_metrics: RefCell::default(),
+            grpc_metrics: RefCell::new(GrpcMetrics::new(config.metrics_extensive)),
+            turn_metrics: TurnMetrics::new(Duration::from_millis(config.warning_apply_ms)),
+            health_metrics: HealthMetrics::default(),
+            scrapes: Cell::new(0),
             phase: watch::Sender::new(Phase::Starting),
             transport,
-            data_dir,
+            data_dir: config.data_dir.clone(),
         })
     }
 
@@ -165,7 +176,8 @@ impl Core {
     /// One request, encoded, to its reply, encoded.
     pub async fn call(&self, method: Method, body: Bytes) -> Result<Bytes, Error> {
         let (sender, receiver) = oneshot::channel();
-        let added = self.outbox.borrow_mut().calls.add(Caller::Task(sender), None);
+        let asked = Asked::new(method, &body);
+        let added = self.outbox.borrow_mut().calls.add(Caller::Task(sender), asked, None);
         let Ok(token) = added else { return Err(Error::TooManyRequests) };
         let mut withdraw = Withdraw { core: self, token, is_done: false };
         self.input(Input::Call { token, method, body });
@@ -178,7 +190,8 @@ impl Core {
     pub fn ask(&self, method: Method, body: Bytes, timeout: Option<Duration>, answer: Answer) {
         let deadline =
             timeout.map(|after| self.now() + u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
-        let added = self.outbox.borrow_mut().calls.add(Caller::Client(answer), deadline);
+        let asked = Asked::new(method, &body);
+        let added = self.outbox.borrow_mut().calls.add(Caller::Client(answer), asked, deadline);
         match added {
             Ok(token) => self.input(Input::Call { token, method, body }),
             Err(Caller::Client(answer)) => answer.finish(self, Err(Error::TooManyRequests.into())),
@@ -234,6 +247,11 @@ impl Core {
         }
     }
 
+    /// Watch responses that their connections have not taken.
+    pub fn watch_responses_queued(&self) -> usize {
+        self.outbox.borrow().streams.values().map(|stream| stream.queued).sum()
+    }
+
     pub fn with_node<T>(&self, look: impl FnOnce(&Node<Reader>) -> T) -> T {
         look(self.inner.borrow().host.node())
     }
@@ -265,14 +283,17 @@ impl Core {
     }
 
     fn turn(self: &Rc<Core>) -> Time {
+        let began = Instant::now();
         let inputs = std::mem::take(&mut *self.inbox.borrow_mut());
         let mut outbox = self.outbox.borrow_mut();
         let mut inner = self.inner.borrow_mut();
         runtime::takes(&inputs);
         let deadline = inner.host.turn(self.now(), inputs, &mut *outbox);
         runtime::turned(inner.host.node());
+        self.turn_metrics.turned(began, inner.host.node());
         drop(inner);
-        while let Some((token, caller)) = outbox.calls.expired(self.now()) {
+        while let Some((token, caller, asked)) = outbox.calls.expired(self.now()) {
+            outbox.ended.push((asked, Some(Error::DeadlineExceeded)));
             self.input(Input::Forget { token });
             if let Caller::Client(answer) = caller {
                 outbox.answers.push((answer, Err(Error::DeadlineExceeded)));
@@ -280,14 +301,20 @@ impl Core {
         }
         let deadline = outbox.calls.deadline().map_or(deadline, |first| deadline.min(first));
         let mut answers = std::mem::take(&mut outbox.answers);
+        let mut ended = std::mem::take(&mut outbox.ended);
         let messages = std::mem::take(&mut outbox.messages);
         let events = std::mem::take(&mut outbox.events);
         drop(outbox);
         for (answer, result) in answers.drain(..) {
             answer.finish(self, result.map_err(Status::from));
         }
-        // (For its memory.)
-        self.outbox.borrow_mut().answers = answers;
+        for (asked, error) in ended.drain(..) {
+            self.turn_metrics.answered(asked, error.as_ref(), &self.disk_metrics);
+        }
+        // (For their memory.)
+        let mut outbox = self.outbox.borrow_mut();
+        (outbox.answers, outbox.ended) = (answers, ended);
+        drop(outbox);
         self.turned.notify_waiters();
         if !messages.is_empty() {
             runtime::sends(&messages);
@@ -319,6 +346,9 @@ impl Core {
                 let fields: Vec<(&str, Value<'_>)> =
                     fields.iter().map(|(name, value)| (*name, Value::from(value))).collect();
                 self.log.line(level, None, text, &fields);
+            }
+            NodeEvent::Proposed { op, took_ms, is_ok } => {
+                self.turn_metrics.requested(op, is_ok, Duration::from_millis(took_ms));
             }
             NodeEvent::LeaderChanged { .. } => {}
             NodeEvent::MembersChanged => {

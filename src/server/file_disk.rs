@@ -341,7 +341,8 @@ impl Writer {
             }
             at += slice.len() as u64;
         }
-        self.root.metrics.wrote(started.elapsed(), (at - *offset) as usize);
+        let bytes = (at - *offset) as usize;
+        self.root.metrics.wrote(started.elapsed(), bytes, file.as_str());
         Ok(())
     }
 
@@ -390,7 +391,7 @@ impl Writer {
                 let started = Instant::now();
                 let handle = self.handle(file)?;
                 let result = handle.write_all_at(data, *offset);
-                self.root.metrics.wrote(started.elapsed(), data.len());
+                self.root.metrics.wrote(started.elapsed(), data.len(), file.as_str());
                 result.map_err(|error| failed(file, "write", &error))
             }
             DiskOp::Zero { file, offset, len } => {

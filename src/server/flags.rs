@@ -205,7 +205,7 @@ pub const FLAGS: &[Flag] = &[
         "Not supported yet.",
     ),
     flag("metrics", Kind::Text, "basic", "basic or extensive."),
-    flag("enable-pprof", Kind::Bool, "false", "Not supported yet."),
+    flag("enable-pprof", Kind::Bool, "false", "Serve the paths of Go's profiler."),
     flag("warning-apply-duration", Kind::Duration, "100ms", "When applying counts as slow."),
     flag(
         "warning-unary-request-duration",
@@ -233,7 +233,7 @@ pub const FLAGS: &[Flag] = &[
         "0s",
         "Interval of progress notifications (0: 10m).",
     ),
-    flag("downgrade-check-time", Kind::Duration, "5s", "Not supported yet."),
+    flag("downgrade-check-time", Kind::Duration, "5s", "Taken; the check comes every 4s."),
     flag(
         "bootstrap-defrag-threshold-megabytes",
         Kind::Uint,

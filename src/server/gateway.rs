@@ -156,7 +156,7 @@ where
         return refused(&Error::DeadlineExceeded.into());
     }
     let needs_leader = headers.get(grpc::HAS_LEADER).is_some_and(|value| value == "true");
-    match grpc::call(core, at, given, deadline, needs_leader).await {
+    match grpc::call(core, at, given, &headers, deadline, needs_leader).await {
         Ok(Reply::Message(message)) => match json::encode(&shapes.answer, message) {
             Ok(json) => answered(Body::text(json)),
             Err(text) => refused(&Status::new(Code::Internal, text)),

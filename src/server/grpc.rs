@@ -13,10 +13,11 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
 use norn_node::{Code, Error, Method};
 
-use crate::body::{Body, FRAME_HEAD_BYTES, frame_head, framed};
+use crate::body::{Body, frame_head, framed};
 use crate::core::Core;
 use crate::frames::{Frames, check_len, message_bytes_max};
 use crate::http2::{self, Inbound};
+use crate::metrics::Started;
 use crate::recipes::{self, Recipe};
 // (Tokio's, or the simulation's.)
 use crate::runtime as tokio;
@@ -78,6 +79,7 @@ enum Route {
     /// Unary, but answered by the leader when this member is not it.
     TimeToLive,
     Promote,
+    Downgrade,
     Snapshot,
     HealthCheck,
     HealthList,
@@ -119,7 +121,7 @@ const ROUTES: &[Entry] = &[
     ("etcdserverpb.Maintenance", "HashKV", "unary", Route::Unary(Method::HashKv)),
     ("etcdserverpb.Maintenance", "Snapshot", "server_stream", Route::Snapshot),
     ("etcdserverpb.Maintenance", "MoveLeader", "unary", Route::Unary(Method::MoveLeader)),
-    ("etcdserverpb.Maintenance", "Downgrade", "unary", Route::Missing),
+    ("etcdserverpb.Maintenance", "Downgrade", "unary", Route::Downgrade),
     ("etcdserverpb.Auth", "AuthStatus", "unary", Route::Unary(Method::AuthStatus)),
     ("etcdserverpb.Auth", "AuthEnable", "unary", Route::Missing),
     ("etcdserverpb.Auth", "AuthDisable", "unary", Route::Missing),
@@ -150,6 +152,7 @@ const ROUTES: &[Entry] = &[
 ];
 
 pub const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 pub fn is_grpc<B>(request: &Request<B>) -> bool {
@@ -164,23 +167,39 @@ pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendRespon
         Ok(at) => at,
         Err(status) => return refuse(respond, &status),
     };
-    core.grpc_metrics.borrow_mut().started(at);
+    let call = match begin(core, at, &head.headers) {
+        Ok(call) => call,
+        Err((call, status)) => return Answer { respond, call }.finish(core, Err(status)),
+    };
     let needs_leader = head.headers.get(&HAS_LEADER).is_some_and(|value| value == "true");
-    let answer = Answer { respond, route: at };
+    let answer = Answer { respond, call };
     if needs_leader && !core.with_node(|node| node.has_leader()) {
         return answer.finish(core, Err(Error::NoLeader.into()));
     }
     let deadline = timeout(&head.headers);
     let source = Source::Client { frames: Frames::new(core), body: Inbound::new(body) };
-    let question = Question { core: Rc::clone(core), source };
+    let question = Question { core: Rc::clone(core), route: at, source };
     match ROUTES[at].3 {
         Route::Unary(method) => ask(core, method, question, deadline, answer),
         _ => {
-            let call =
-                stream(Rc::clone(core), at, question, answer.respond, needs_leader, deadline);
-            tokio::task::spawn_local(call);
+            let answered = stream(Rc::clone(core), question, answer, needs_leader, deadline);
+            tokio::task::spawn_local(answered);
         }
     }
+}
+
+/// Counts a call, and its client's version.
+fn begin(core: &Core, at: usize, headers: &HeaderMap) -> Result<Started, (Started, Status)> {
+    let mut metrics = core.grpc_metrics.borrow_mut();
+    let call = metrics.started(at);
+    let version = match headers.get(&CLIENT_API_VERSION).map(HeaderValue::as_bytes) {
+        None => "unknown",
+        Some(bytes) => {
+            std::str::from_utf8(bytes).map_err(|_| (call, Error::InvalidClientApiVersion.into()))?
+        }
+    };
+    metrics.asked(ROUTES[at].2 != "unary", version);
+    Ok(call)
 }
 
 /// Which entry of `ROUTES` a path leads to.
@@ -225,7 +244,7 @@ fn ask(
 /// Where the answer to one question goes.
 pub struct Answer {
     respond: SendResponse<Bytes>,
-    route: usize,
+    call: Started,
 }
 
 impl Answer {
@@ -233,8 +252,10 @@ impl Answer {
     pub fn finish(mut self, core: &Core, result: Result<Bytes, Status>) {
         let code = result.as_ref().map_or_else(|status| status.code, |_| 0);
         let mut metrics = core.grpc_metrics.borrow_mut();
-        metrics.handled(self.route, code);
-        metrics.sent_bytes += result.as_ref().map_or(0, Bytes::len) as u64;
+        metrics.handled(self.call, code);
+        if let Ok(message) = &result {
+            metrics.sent(self.call.route, message.len());
+        }
         drop(metrics);
         let message = match result {
             Ok(message) => message,
@@ -264,27 +285,25 @@ fn refuse(mut respond: SendResponse<Bytes>, status: &Status) {
 /// Answers a call that is more than one question and one answer.
 async fn stream(
     core: Rc<Core>,
-    at: usize,
     question: Question,
-    mut respond: SendResponse<Bytes>,
+    answer: Answer,
     needs_leader: bool,
     deadline: Option<Duration>,
 ) {
-    let answered = within(deadline, answer(&core, at, question, needs_leader));
+    let Answer { mut respond, call } = answer;
+    let answered = within(deadline, reply(&core, question, needs_leader));
     let result = tokio::select! {
         result = answered => result,
-        () = http2::withdrawn(&mut respond) => return,
+        () = http2::withdrawn(&mut respond) => {
+            return core.grpc_metrics.borrow_mut().handled(call, Code::Canceled as u8);
+        }
     };
     match result {
-        Ok(Reply::Message(message)) => Answer { respond, route: at }.finish(&core, Ok(message)),
+        Ok(Reply::Message(message)) => Answer { respond, call }.finish(&core, Ok(message)),
         Ok(Reply::Stream(body)) => {
-            let count = |frame: usize| {
-                let bytes = frame.saturating_sub(FRAME_HEAD_BYTES);
-                core.grpc_metrics.borrow_mut().sent_bytes += bytes as u64;
-            };
-            http2::send(respond, response(body), count).await;
+            http2::send(respond, response(Body::counted(core, call, body))).await;
         }
-        Err(status) => Answer { respond, route: at }.finish(&core, Err(status)),
+        Err(status) => Answer { respond, call }.finish(&core, Err(status)),
     }
 }
 
@@ -294,19 +313,18 @@ pub enum Reply {
     Stream(Body),
 }
 
-async fn answer(
+async fn reply(
     core: &Rc<Core>,
-    at: usize,
     mut question: Question,
     needs_leader: bool,
 ) -> Result<Reply, Status> {
-    let (service, name, _, route) = ROUTES[at];
+    let (service, name, _, route) = ROUTES[question.route];
     match route {
         Route::Watch => {
-            return Ok(Reply::Stream(streams::watch(core, question, needs_leader, at)));
+            return Ok(Reply::Stream(streams::watch(core, question, needs_leader)));
         }
         Route::KeepAlive => {
-            return Ok(Reply::Stream(streams::keep_alive(core, question, needs_leader, at)));
+            return Ok(Reply::Stream(streams::keep_alive(core, question, needs_leader)));
         }
         _ => {}
     }
@@ -314,6 +332,7 @@ async fn answer(
     Ok(match route {
         Route::Unary(method) => Reply::Message(core.call(method, message).await?),
         Route::TimeToLive => Reply::Message(streams::time_to_live(core, message).await?),
+        Route::Downgrade => Reply::Message(streams::downgrade(core, message).await?),
         Route::Promote => Reply::Message(streams::promote(core, message).await?),
         Route::HealthCheck => {
             // The message is one string: the service asked about. Only the whole server has a name: none.
@@ -328,7 +347,10 @@ async fn answer(
         Route::Observe => Reply::Stream(recipes::observe(core, message)?),
         Route::HealthWatch => Reply::Stream(streams::health_watch(core, &message)),
         Route::RangeStream => Reply::Stream(streams::range(core, message).await?),
-        Route::Snapshot => Reply::Stream(streams::snapshot(core).await?),
+        Route::Snapshot => {
+            streams::decode::<norn_proto::etcdserverpb::SnapshotRequest>(message)?;
+            Reply::Stream(streams::snapshot(core).await?)
+        }
         Route::Authenticate => return Err(Error::NotEnabledAuth.into()),
         Route::Watch | Route::KeepAlive | Route::Missing => {
             let message =
@@ -346,26 +368,40 @@ pub async fn call(
     core: &Rc<Core>,
     at: usize,
     given: mpsc::Receiver<Bytes>,
+    headers: &HeaderMap,
     deadline: Option<Duration>,
     needs_leader: bool,
 ) -> Result<Reply, Status> {
-    core.grpc_metrics.borrow_mut().started(at);
-    let question = Question { core: Rc::clone(core), source: Source::Given(given) };
+    let call = match begin(core, at, headers) {
+        Ok(call) => call,
+        Err((call, status)) => {
+            core.grpc_metrics.borrow_mut().handled(call, status.code);
+            return Err(status);
+        }
+    };
+    let source = Source::Given(given);
+    let question = Question { core: Rc::clone(core), route: at, source };
     let answered = async {
         if needs_leader && !core.with_node(|node| node.has_leader()) {
             return Err(Error::NoLeader.into());
         }
-        within(deadline, answer(core, at, question, needs_leader)).await
+        within(deadline, reply(core, question, needs_leader)).await
     };
     let result = answered.await;
-    let code = match &result {
-        Ok(Reply::Message(_)) => 0,
-        // (It counts its own end.)
-        Ok(Reply::Stream(_)) => return result,
-        Err(status) => status.code,
-    };
-    core.grpc_metrics.borrow_mut().handled(at, code);
-    result
+    let mut metrics = core.grpc_metrics.borrow_mut();
+    match &result {
+        Ok(Reply::Message(message)) => {
+            metrics.handled(call, 0);
+            metrics.sent(at, message.len());
+        }
+        Ok(Reply::Stream(_)) => {}
+        Err(status) => metrics.handled(call, status.code),
+    }
+    drop(metrics);
+    Ok(match result? {
+        Reply::Stream(body) => Reply::Stream(Body::counted(Rc::clone(core), call, body)),
+        message => message,
+    })
 }
 
 async fn within(
@@ -384,6 +420,7 @@ async fn within(
 /// What a client asks, message by message.
 pub struct Question {
     core: Rc<Core>,
+    route: usize,
     source: Source,
 }
 
@@ -408,7 +445,7 @@ impl Question {
             }),
         };
         if let Some(Ok(message)) = &next {
-            self.core.grpc_metrics.borrow_mut().received_bytes += message.len() as u64;
+            self.core.grpc_metrics.borrow_mut().received(self.route, message.len());
         }
         Poll::Ready(next)
     }
@@ -419,9 +456,16 @@ impl Question {
     }
 }
 
-/// Service, method and kind of a route, for metrics.
-pub fn route_labels() -> impl ExactSizeIterator<Item = (&'static str, &'static str, &'static str)> {
-    ROUTES.iter().map(|(service, method, kind, _)| (*service, *method, *kind))
+/// What a route is counted under.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels {
+    pub service: &'static str,
+    pub method: &'static str,
+    pub kind: &'static str,
+}
+
+pub fn route_labels() -> impl ExactSizeIterator<Item = Labels> {
+    ROUTES.iter().map(|(service, method, kind, _)| Labels { service, method, kind })
 }
 
 /// gRPC's `grpc-timeout`: up to eight digits and a unit.

@@ -4,6 +4,7 @@
 //! and its answer is written from the turn that produced it (see [`grpc`]). The connection's task then
 //! sends what all answers of a turn came to.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -13,13 +14,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, RecvStream, SendStream};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body as _, Frame};
 
 use crate::body::Body;
 use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::grpc;
+use crate::pings::Pings;
 // (Tokio's, or the simulation's.)
 use crate::runtime as tokio;
 use crate::runtime::io::{AsyncRead, AsyncWrite};
@@ -49,8 +51,10 @@ pub async fn serve<S>(
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_concurrent_streams(config.streams_max);
     // (How a connection ends is the client's business, here and below.)
-    let Ok(mut connection) = builder.handshake::<S, Bytes>(stream).await else { return };
-    let mut pulse = Pulse::new(&mut connection, config);
+    let stream = Pings::new(stream, Duration::from_millis(config.keepalive_min_ms));
+    let heard = stream.heard();
+    let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
+    let mut pulse = Pulse::new(&mut connection, config, heard);
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut is_leaving = false;
     poll_fn(|cx| {
@@ -89,7 +93,7 @@ fn accept(
             page = page => page,
             () = withdrawn(&mut respond) => return,
         };
-        send(respond, page, |_| {}).await;
+        send(respond, page).await;
     });
 }
 
@@ -100,43 +104,59 @@ struct Pulse {
     timeout: Duration,
     timer: Pin<Box<Sleep>>,
     is_waiting: bool,
+    /// A ping is on its way, or its answer.
+    is_asked: bool,
+    /// When the client was last heard, and when it had been when the timer was set.
+    heard: Rc<Cell<Instant>>,
+    heard_before: Instant,
 }
 
 impl Pulse {
-    fn new<S>(connection: &mut Connection<S, Bytes>, config: &ServerConfig) -> Option<Pulse>
+    fn new<S>(
+        connection: &mut Connection<S, Bytes>,
+        config: &ServerConfig,
+        heard: Rc<Cell<Instant>>,
+    ) -> Option<Pulse>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if config.keepalive_ms == 0 {
-            return None;
-        }
         let interval = Duration::from_millis(config.keepalive_ms);
         Some(Pulse {
             ping_pong: connection.ping_pong()?,
             interval,
-            timeout: Duration::from_millis(config.keepalive_timeout_ms.max(1)),
+            timeout: Duration::from_millis(config.keepalive_timeout_ms),
             timer: Box::pin(tokio::time::sleep(interval)),
             is_waiting: false,
+            is_asked: false,
+            heard_before: heard.get(),
+            heard,
         })
     }
 
-    /// Ready when the client did not answer in time.
+    /// Ready when the client was silent after a question. (Whatever it says shows that it is there.)
     fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.is_waiting && self.ping_pong.poll_pong(cx).is_ready() {
-            self.is_waiting = false;
-            self.timer.as_mut().reset(Instant::now() + self.interval);
-        }
+        // (Takes the answer, so that another question may be asked.)
+        let mut is_free = !self.is_asked || self.ping_pong.poll_pong(cx).is_ready();
         while self.timer.as_mut().poll(cx).is_ready() {
-            if self.is_waiting || self.ping_pong.send_ping(Ping::opaque()).is_err() {
-                return Poll::Ready(());
-            }
-            self.is_waiting = true;
-            self.timer.as_mut().reset(Instant::now() + self.timeout);
-            if self.ping_pong.poll_pong(cx).is_ready() {
+            let (now, heard) = (Instant::now(), self.heard.get());
+            let mut next = now + self.interval;
+            if heard > self.heard_before {
+                self.heard_before = heard;
                 self.is_waiting = false;
-                self.timer.as_mut().reset(Instant::now() + self.interval);
+                next = heard + self.interval;
+            } else if self.is_waiting {
+                return Poll::Ready(());
+            } else if is_free {
+                if self.ping_pong.send_ping(Ping::opaque()).is_err() {
+                    return Poll::Ready(());
+                }
+                self.is_waiting = true;
+                next = now + self.timeout;
+                is_free = self.ping_pong.poll_pong(cx).is_ready();
             }
+            self.timer.as_mut().reset(next);
         }
+        self.is_asked = !is_free;
         Poll::Pending
     }
 }
@@ -178,49 +198,59 @@ pub async fn withdrawn(respond: &mut SendResponse<Bytes>) {
     let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
 }
 
-/// Sends a response as its parts come, as fast as the client takes them, until it is complete or unwanted.
-/// `count` is told the length of each part.
-pub async fn send(
-    mut respond: SendResponse<Bytes>,
-    response: Response<Body>,
-    count: impl Fn(usize),
-) {
-    let (head, body) = response.into_parts();
-    let is_whole = body.is_end_stream();
-    let Ok(mut out) = respond.send_response(Response::from_parts(head, ()), is_whole) else {
-        return;
-    };
-    if is_whole {
+/// Sends a response as its parts come, as fast as the client takes them, until it is complete or unwanted. Like Go's server
+/// it says nothing before there is something to say: what ends at once is one frame.
+pub async fn send(mut respond: SendResponse<Bytes>, response: Response<Body>) {
+    let (mut head, body) = response.into_parts();
+    if body.is_end_stream() {
+        let _ = respond.send_response(Response::from_parts(head, ()), true);
         return;
     }
     let mut body = pin!(body);
+    let first = poll_fn(|cx| match respond.poll_reset(cx) {
+        Poll::Ready(_) => Poll::Ready(Err(())),
+        Poll::Pending => body.as_mut().poll_frame(cx).map(Ok),
+    });
+    let mut next = match first.await {
+        Err(()) => return,
+        Ok(next) => next,
+    };
+    let trailers = match &next {
+        Some(Ok(frame)) => frame.trailers_ref().cloned(),
+        Some(Err(never)) => match *never {},
+        None => Some(HeaderMap::new()),
+    };
+    if let Some(trailers) = trailers {
+        head.headers.extend(trailers);
+        let _ = respond.send_response(Response::from_parts(head, ()), true);
+        return;
+    }
+    let Ok(mut out) = respond.send_response(Response::from_parts(head, ()), false) else { return };
     loop {
-        let frame = poll_fn(|cx| match out.poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(Err(())),
-            Poll::Pending => body.as_mut().poll_frame(cx).map(Ok),
-        });
-        let sent = match frame.await {
-            Err(()) => return,
-            Ok(None) => {
-                let _ = out.send_data(Bytes::new(), true);
+        let Some(Ok(frame)) = next else {
+            let _ = out.send_data(Bytes::new(), true);
+            return;
+        };
+        let sent = match frame.into_data() {
+            Ok(data) => send_data(&mut out, data).await,
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    let _ = out.send_trailers(trailers);
+                }
                 return;
             }
-            Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => {
-                    count(data.len());
-                    send_data(&mut out, data).await
-                }
-                Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
-                        let _ = out.send_trailers(trailers);
-                    }
-                    return;
-                }
-            },
         };
         if sent.is_none() {
             return;
         }
+        let more = poll_fn(|cx| match out.poll_reset(cx) {
+            Poll::Ready(_) => Poll::Ready(Err(())),
+            Poll::Pending => body.as_mut().poll_frame(cx).map(Ok),
+        });
+        next = match more.await {
+            Err(()) => return,
+            Ok(next) => next,
+        };
     }
 }
 

@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::client::{JSON, PLAIN, page};
 use crate::config::ServerConfig;
 use crate::core::Core;
-use crate::{gateway, go_paths, websocket};
+use crate::{debug_http, gateway, go_paths, websocket};
 
 /// What a client asks: the gateway's calls, or a look at the server.
 pub async fn serve<B>(core: Rc<Core>, config: &ServerConfig, request: Request<B>) -> Response<Body>
@@ -41,6 +41,8 @@ where
         websocket::begin(&request)
     } else if is_gateways {
         gateway::serve(&core, request).await
+    } else if let Some(page) = debug_http::serve(&core, config, request.uri().path()) {
+        page
     } else {
         look(&core, &request).await
     };
@@ -97,9 +99,7 @@ pub async fn look<B>(core: &Rc<Core>, request: &Request<B>) -> Response<Body> {
         "/version" => page(200, JSON, version(core)),
         "/health" => health(core, &query).await,
         "/metrics" => {
-            let text = core.with_node(|node| {
-                crate::metrics::page(node, &core.disk_metrics, &core.grpc_metrics.borrow())
-            });
+            let text = crate::metrics::page(core);
             page(200, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", text)
         }
         _ => match probe(&path) {
@@ -128,14 +128,15 @@ fn checks(kind: &str) -> Option<&'static [&'static str]> {
 }
 
 /// A kind, and which one of its checks, if not all.
-fn probe(path: &str) -> Option<(&str, Option<&str>)> {
+fn probe(path: &str) -> Option<(&'static str, Option<&str>)> {
     let path = path.strip_prefix('/')?;
-    match path.split_once('/') {
-        None => checks(path).map(|_| (path, None)),
-        Some((kind, check)) => {
-            checks(kind).filter(|all| all.contains(&check)).map(|_| (kind, Some(check)))
-        }
-    }
+    let (kind, check) = match path.split_once('/') {
+        None => (path, None),
+        Some((kind, check)) => (kind, Some(check)),
+    };
+    let kind = ["livez", "readyz"].into_iter().find(|known| *known == kind)?;
+    let is_known = check.is_none_or(|check| checks(kind).unwrap_or_default().contains(&check));
+    is_known.then_some((kind, check))
 }
 
 fn not_allowed() -> Response<Body> {
@@ -181,6 +182,7 @@ async fn health(core: &Rc<Core>, query: &str) -> Response<Body> {
         }
         None => read(core, is_serializable).await.err().map(|error| format!("RANGE ERROR:{error}")),
     };
+    core.health_metrics.answered(reason.is_none());
     match reason {
         None => page(200, PLAIN, "{\"health\":\"true\",\"reason\":\"\"}"),
         Some(reason) => {
@@ -220,7 +222,12 @@ async fn read(core: &Rc<Core>, is_serializable: bool) -> Result<Bytes, Error> {
     core.call(Method::Range, request.encode_to_vec().into()).await
 }
 
-async fn probes(core: &Rc<Core>, kind: &str, only: Option<&str>, query: &str) -> Response<Body> {
+async fn probes(
+    core: &Rc<Core>,
+    kind: &'static str,
+    only: Option<&str>,
+    query: &str,
+) -> Response<Body> {
     let excluded = asked(query, "exclude");
     let is_verbose = !asked(query, "verbose").is_empty();
     let mut lines = String::new();
@@ -246,6 +253,7 @@ async fn probes(core: &Rc<Core>, kind: &str, only: Option<&str>, query: &str) ->
             "linearizable_read" => read(core, false).await.map(drop).map_err(|e| e.to_string()),
             _ => read(core, true).await.map(drop).map_err(|e| e.to_string()),
         };
+        core.health_metrics.checked(kind, check, result.is_ok());
         match result {
             Ok(()) => lines.push_str(&format!("[+]{check} ok\n")),
             Err(error) => {

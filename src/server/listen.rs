@@ -18,11 +18,11 @@ use crate::config::ServerConfig;
 use crate::core::Core;
 use crate::http2;
 use crate::runtime::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use crate::runtime::net::{TcpListener, TcpStream};
+use crate::runtime::net::{Listener, Stream};
 use crate::runtime::sync::watch;
 use crate::runtime::time::HyperTimer;
 use crate::runtime::{self, task, time};
-use crate::url::address;
+use crate::url::{address, socket_path};
 use crate::websocket;
 
 /// What a client of HTTP/2 says first, as far as no other request begins like it.
@@ -39,7 +39,10 @@ const LINGER_BYTES: usize = 256 << 10;
 ///
 /// # Errors
 /// Text for the operator.
-pub async fn bind(url: &str) -> Result<TcpListener, String> {
+pub async fn bind(url: &str) -> Result<Listener, String> {
+    if let Some(path) = socket_path(url) {
+        return Listener::bind_unix(path);
+    }
     if !url.starts_with("http://") {
         return Err(format!("{url}: only http listeners are supported by this version of norn"));
     }
@@ -48,7 +51,7 @@ pub async fn bind(url: &str) -> Result<TcpListener, String> {
     if port.parse::<u16>().is_err() {
         return Err(format!("listen tcp: address {port}: invalid port"));
     }
-    TcpListener::bind(target).await.map_err(|error| match error.kind() {
+    Listener::bind(target).await.map_err(|error| match error.kind() {
         // (In Go's words: scripts look for them.)
         std::io::ErrorKind::AddrInUse => {
             format!("listen tcp {target}: bind: address already in use")
@@ -71,7 +74,7 @@ pub enum Serves {
 /// Accepts until told to stop.
 pub async fn accept(
     core: Rc<Core>,
-    listener: TcpListener,
+    listener: Listener,
     serves: Serves,
     config: Rc<ServerConfig>,
     mut stop: watch::Receiver<bool>,
@@ -82,7 +85,7 @@ pub async fn accept(
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 // (Without it every reply waits for the client's delayed acknowledgement.)
                 let _ = stream.set_nodelay(true);
                 let connection =
@@ -96,7 +99,7 @@ pub async fn accept(
 
 async fn connection(
     core: Rc<Core>,
-    stream: TcpStream,
+    stream: Stream,
     serves: Serves,
     config: Rc<ServerConfig>,
     stop: watch::Receiver<bool>,
@@ -127,7 +130,7 @@ async fn connection(
 async fn http1(
     core: Rc<Core>,
     config: Rc<ServerConfig>,
-    stream: Collected<TcpStream>,
+    stream: Collected<Stream>,
     serves: Serves,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -178,7 +181,7 @@ async fn http1(
 
 /// Takes what a client still says that was refused early: closing on it would reset the connection, and the answer would
 /// be lost on its way. (Go waits as long.)
-async fn linger(stream: &mut Collected<TcpStream>) {
+async fn linger(stream: &mut Collected<Stream>) {
     let rest = async {
         let mut piece = [0; 4 << 10];
         let mut left = LINGER_BYTES;

@@ -17,6 +17,7 @@ use crate::client::{JSON, PLAIN, page};
 use crate::core::Core;
 use crate::peer_codec::{BadHead, SnapshotHead, StreamKind};
 use crate::runtime::disk::Received;
+use crate::runtime::time::Instant;
 use crate::transport::{hex_header, snapshot_index};
 
 /// One posted raft message.
@@ -54,7 +55,7 @@ async fn route(
         "/leases" if is(HttpMethod::POST) => lease(core, request).await,
         "/leases/internal" if is(HttpMethod::POST) => lease_internal(core, request).await,
         "/members/hashkv" if is(HttpMethod::GET) => hash_kv(core, request).await,
-        "/downgrade/enabled" if is(HttpMethod::GET) => page(200, PLAIN, "false"),
+        "/downgrade/enabled" if is(HttpMethod::GET) => downgrade_enabled(core).await,
         "/version" | "/members" | "/raft/probing" | "/raft" | "/raft/snapshot" | "/leases"
         | "/leases/internal" | "/members/hashkv" | "/downgrade/enabled" => {
             page(405, PLAIN, "Method Not Allowed\n")
@@ -74,6 +75,17 @@ async fn route(
             }
             page(404, PLAIN, "404 page not found\n")
         }
+    }
+}
+
+/// As all members know it, not only this one.
+async fn downgrade_enabled(core: &Core) -> Response<Body> {
+    match core.call(Method::Barrier, Bytes::new()).await {
+        Ok(_) => {
+            let is_enabled = core.with_node(|node| node.downgrade_target().is_some());
+            page(200, "text/plain", is_enabled.to_string())
+        }
+        Err(error) => page(500, PLAIN, format!("failed linearized read: {error}\n")),
     }
 }
 
@@ -169,11 +181,15 @@ async fn raft(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body> {
         Ok(body) => body,
         Err(status) => return page(status, PLAIN, "error reading raft message\n"),
     };
+    let len = body.len();
     let Ok(message) = codec::decode_message(body) else {
         return page(400, PLAIN, "error unmarshalling raft message\n");
     };
     if let Some(refused) = check_addresses(core, &message) {
         return refused;
+    }
+    if core.transport.knows(message.from.0) {
+        core.transport.metrics.received(message.from.0, len);
     }
     core.input(Input::Peer(message));
     empty(204)
@@ -229,8 +245,15 @@ async fn snapshot(core: &Rc<Core>, request: Request<Incoming>) -> Response<Body>
     }
     let index = snapshot_index(&message);
     let name = FileName::new(format!("member/snap/{index:016x}.snap.db"));
-    match store(core, &name, first, body).await {
-        Ok(()) => {
+    let (from, metrics) = (message.from.0, &core.transport.metrics);
+    let began = Instant::now();
+    metrics.snapshot_comes(from);
+    let stored = store(core, &name, first, body).await;
+    metrics.snapshot_received(from, began.elapsed(), stored.is_ok());
+    match stored {
+        Ok(len) => {
+            metrics.received(from, len);
+            core.disk_metrics.received.observe(began.elapsed());
             core.input(Input::SnapshotReceived { message, file: name });
             empty(204)
         }
@@ -248,15 +271,20 @@ async fn store(
     name: &FileName,
     first: Bytes,
     mut body: Incoming,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<usize, Box<dyn std::error::Error>> {
     let mut file = Received::create(core.data_dir(), name)?;
     file.write(&first)?;
+    let mut len = first.len();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
             file.write(&data)?;
+            len += data.len();
         }
     }
-    file.finish().await
+    let began = Instant::now();
+    file.finish().await?;
+    core.disk_metrics.received_sync.observe(began.elapsed());
+    Ok(len)
 }
 
 const NOT_APPLIED: &str = "waiting for node to catch up its applied index has timed out\n";

@@ -15,6 +15,7 @@ use crate::core::Core;
 use crate::grpc::Status;
 use crate::runtime::sync::mpsc;
 use crate::runtime::{self, task};
+use crate::streams;
 
 /// Life of the lease that is granted to whoever comes without one, in seconds.
 const LEASE_TTL: i64 = 60;
@@ -238,10 +239,10 @@ impl Inner<'_> {
 
 /// Tells who leads, from now on: every value of a leader's key until it goes, then the next leader's.
 pub fn observe(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
+    let request: election::LeaderRequest = streams::decode(message)?;
     if core.with_node(|node| node.is_learner()) {
         return Err(Error::NotSupportedForLearner.into());
     }
-    let request: election::LeaderRequest = decode(message)?;
     let (sender, parts) = mpsc::channel(LEADERS_MAX);
     let core = Rc::clone(core);
     task::spawn_local(async move {

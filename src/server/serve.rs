@@ -16,7 +16,7 @@ use crate::listen::{self, Serves};
 use crate::log::{Level, Log, Value};
 use crate::metrics::DiskMetrics;
 use crate::runtime::disk::Disk;
-use crate::runtime::net::TcpListener;
+use crate::runtime::net::Listener;
 use crate::runtime::signal::Ends;
 use crate::runtime::sync::{Notify, watch};
 use crate::runtime::time::Instant;
@@ -65,7 +65,7 @@ fn fatal(log: &Log, error: &str) -> End {
     End::Code(1)
 }
 
-async fn bind_all(urls: &[String]) -> Result<Vec<TcpListener>, String> {
+async fn bind_all(urls: &[String]) -> Result<Vec<Listener>, String> {
     let mut listeners = Vec::new();
     for url in urls {
         listeners.push(listen::bind(url).await?);
@@ -144,14 +144,14 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
         Rc::clone(&log),
         disk_metrics,
         Rc::clone(&transport),
-        config.data_dir.clone(),
+        &config,
     );
     task::spawn_local(Rc::clone(&core).run());
     task::spawn_local(Rc::clone(&transport).keep_alive());
     task::spawn_local(transport.watch_versions(Rc::clone(&core)));
 
     let (stop, stopped) = watch::channel(false);
-    let accept = |listeners: Vec<TcpListener>, serves: Serves| {
+    let accept = |listeners: Vec<Listener>, serves: Serves| {
         for listener in listeners {
             let (core, config) = (Rc::clone(&core), Rc::clone(&config));
             let accepting = listen::accept(core, listener, serves, config, stopped.clone());
@@ -234,9 +234,9 @@ fn ended(log: &Log, phase: &Phase) -> Option<End> {
     }
 }
 
-fn addresses(clients: &[TcpListener], https: &[TcpListener]) -> Vec<String> {
+fn addresses(clients: &[Listener], https: &[Listener]) -> Vec<String> {
     let all = clients.iter().chain(https);
-    all.filter_map(|listener| Some(listener.local_addr().ok()?.to_string())).collect()
+    all.filter_map(Listener::address).collect()
 }
 
 async fn leave(core: &Rc<Core>, stop: &watch::Sender<bool>, config: &ServerConfig, log: &Log) {

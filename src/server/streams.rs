@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use norn_node::{Code, Error, Input, Method, RangeStream};
+use norn_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use norn_proto::{etcdserverpb as pb, leasepb};
 use norn_storage::{DiskRead, FileName};
 use prost::Message;
@@ -13,7 +14,10 @@ use sha2::{Digest, Sha256};
 use crate::body::{Body, Part, WatchBody, framed};
 use crate::core::Core;
 use crate::grpc::{Question, Status};
+use crate::log::Value;
+use crate::metrics::StreamFailure;
 use crate::runtime::sync::mpsc;
+use crate::runtime::time::Instant;
 use crate::runtime::{self, task, time};
 
 /// Parts of a stream that wait for their connection; the producer stops until there is room.
@@ -28,7 +32,7 @@ const WATCH_REQUESTS_MAX: usize = 64;
 /// Between two tries to reach the leader.
 const FORWARD_RETRY: Duration = Duration::from_millis(50);
 
-pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usize) -> Body {
+pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool) -> Body {
     let (stream, parts) = core.open_watch();
     let reader = Rc::clone(core);
     task::spawn_local(async move {
@@ -44,7 +48,7 @@ pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usi
             requests.await;
         }
     });
-    Body::Watch(WatchBody { core: Rc::clone(core), stream, route, parts })
+    Body::Watch(WatchBody { core: Rc::clone(core), stream, parts })
 }
 
 /// Reads until the client is gone, and stops reading while too many answers wait: HTTP/2 then stops the client. One that
@@ -52,9 +56,12 @@ pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool, route: usi
 async fn read_watch(core: &Rc<Core>, mut question: Question, stream: norn_node::StreamId) {
     let mut given = 0;
     while let Some(next) = question.next().await {
-        let body = match next {
+        let body = match next.and_then(checked::<pb::WatchRequest>) {
             Ok(body) => body,
-            Err(status) => return core.end_watch(stream, status),
+            Err(status) => {
+                core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::WatchReceive);
+                return core.end_watch(stream, status);
+            }
         };
         core.input(Input::WatchRequest { stream, body });
         given += 1;
@@ -63,6 +70,25 @@ async fn read_watch(core: &Rc<Core>, mut question: Question, stream: norn_node::
             given = 0;
         }
     }
+}
+
+/// A message on a stream. (grpc-go has other words here than for the only question of a call.)
+///
+/// # Errors
+/// If it is none.
+pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|error| {
+        let text = format!("grpc: failed to unmarshal the received message: {error}");
+        Status::new(Code::Internal, text)
+    })
+}
+
+/// The message as it is, if it is one: for those who decode it themselves and are never wrong.
+///
+/// # Errors
+/// As [`decode`].
+pub fn checked<M: Message + Default>(message: Bytes) -> Result<Bytes, Status> {
+    decode::<M>(message.clone()).map(|_| message)
 }
 
 async fn leaderless(core: &Rc<Core>) {
@@ -74,7 +100,7 @@ async fn leaderless(core: &Rc<Core>) {
     }
 }
 
-pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool, route: usize) -> Body {
+pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool) -> Body {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
     let core = Rc::clone(core);
     task::spawn_local(async move {
@@ -83,7 +109,6 @@ pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool, route
             () = leaderless(&core), if needs_leader => Err(Error::NoLeader.into()),
         };
         let status = ended.err().unwrap_or(Status::OK);
-        core.grpc_metrics.borrow_mut().handled(route, status.code);
         // (The client may be gone.)
         let _ = sender.send(Part::End(status)).await;
     });
@@ -97,8 +122,12 @@ async fn keep_alives(
     parts: &mpsc::Sender<Part>,
 ) -> Result<(), Status> {
     while let Some(message) = question.next().await {
-        let reply = renew(core, message?).await?;
+        let message = message.and_then(checked::<pb::LeaseKeepAliveRequest>).inspect_err(|_| {
+            core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::LeaseReceive);
+        })?;
+        let reply = renew(core, message).await?;
         if parts.send(Part::Message(framed(&reply))).await.is_err() {
+            core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::LeaseSend);
             return Ok(());
         }
     }
@@ -246,6 +275,29 @@ pub async fn promote(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
     }
 }
 
+/// Canceling succeeds whatever happens, also when there was nothing to cancel, as in etcd.
+pub async fn downgrade(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {
+    let action = pb::DowngradeRequest::decode(message.clone())
+        .map_err(|error| Status::from(Error::Malformed(error.to_string())))?
+        .action;
+    let error = match core.call(Method::Downgrade, message).await {
+        Err(error) if error != Error::NotSupportedForLearner => error,
+        done => return Ok(done?),
+    };
+    let fields = [("error", Value::Text(&error.to_string()))];
+    match DowngradeAction::try_from(action) {
+        Ok(DowngradeAction::Cancel) => {
+            core.log.warn("failed to cancel downgrade", &fields);
+            Ok(core.with_node(|node| node.downgrade_reply()))
+        }
+        Ok(DowngradeAction::Enable) => {
+            core.log.warn("reject downgrade request", &fields);
+            Err(error.into())
+        }
+        _ => Err(error.into()),
+    }
+}
+
 /// The one service there is serves from the moment it can be asked.
 pub fn health_watch(core: &Rc<Core>, message: &[u8]) -> Body {
     let (sender, parts) = mpsc::channel(PARTS_MAX);
@@ -267,8 +319,7 @@ pub fn health_watch(core: &Rc<Core>, message: &[u8]) -> Body {
 }
 
 pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
-    let request = pb::RangeRequest::decode(message)
-        .map_err(|error| Status::from(Error::Malformed(error.to_string())))?;
+    let request: pb::RangeRequest = decode(message)?;
     let mut stream = RangeStream::new(&request)?;
     if core.with_node(|node| node.is_learner()) {
         return Err(Error::NotSupportedForLearner.into());
@@ -301,6 +352,7 @@ pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
 }
 
 pub async fn snapshot(core: &Rc<Core>) -> Result<Body, Status> {
+    let began = Instant::now();
     let name = core.call(Method::Export, Bytes::new()).await?;
     let file = FileName::new(String::from_utf8_lossy(&name));
     let version = core.with_node(|node| node.storage_version()).unwrap_or_default();
@@ -309,6 +361,7 @@ pub async fn snapshot(core: &Rc<Core>) -> Result<Body, Status> {
     task::spawn_local(async move {
         let sent = send_file(&core, &file, &version, &sender).await;
         let _ = sender.send(Part::End(sent.err().unwrap_or(Status::OK))).await;
+        core.disk_metrics.export.observe(began.elapsed());
         core.input(Input::ExportDone { file });
     });
     Ok(Body::Stream(parts))

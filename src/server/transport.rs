@@ -18,9 +18,11 @@ use crate::body::{Body, Part};
 use crate::client;
 use crate::core::Core;
 use crate::log::Value;
+use crate::metrics::NetworkMetrics;
 use crate::peer_codec::{Decoder, Encoder, StreamKind};
 use crate::runtime::sync::mpsc;
 use crate::runtime::task::JoinHandle;
+use crate::runtime::time::Instant;
 use crate::runtime::{self, task, time};
 
 /// Pieces (one per turn and stream) that wait for a connection. Beyond it messages are dropped: raft repairs that.
@@ -36,6 +38,8 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_millis(1_667);
 /// Between two tries to open a stream.
 const REDIAL_AFTER: Duration = Duration::from_millis(100);
 const VERSIONS_EVERY: Duration = Duration::from_secs(4);
+/// A second less than a silent stream may live, as in etcd.
+const PROBE_EVERY: Duration = Duration::from_secs(4);
 /// A snapshot is read and sent in pieces of this size.
 const SNAPSHOT_PIECE: usize = 256 << 10;
 /// A snapshot of which nothing more is taken, and which nobody answers, is given up after this long: the machine that it
@@ -53,6 +57,7 @@ struct Writer {
 struct Peer {
     urls: Vec<String>,
     writers: BTreeMap<StreamKind, Writer>,
+    /// What reads its streams, and what asks whether it is there.
     readers: Vec<JoinHandle<()>>,
     /// Streams that we read from now.
     live_streams: Rc<Cell<usize>>,
@@ -68,6 +73,7 @@ impl Drop for Peer {
 }
 
 pub struct Transport {
+    pub metrics: NetworkMetrics,
     id: Cell<u64>,
     cluster_id: Cell<u64>,
     /// Ours, told to others so that they can reach us.
@@ -89,6 +95,7 @@ struct Stranger {
 impl Transport {
     pub fn new(urls: Vec<String>) -> Rc<Transport> {
         Rc::new(Transport {
+            metrics: NetworkMetrics::default(),
             id: Cell::new(0),
             cluster_id: Cell::new(0),
             urls,
@@ -149,7 +156,8 @@ impl Transport {
                 task::spawn_local(reader.run())
             });
             let posts = Rc::default();
-            let readers = readers.into();
+            let prober = Rc::clone(self).probe(id, urls.clone());
+            let readers: Vec<_> = readers.into_iter().chain([task::spawn_local(prober)]).collect();
             let writers = BTreeMap::new();
             peers.insert(id, Peer { urls, writers, readers, live_streams, posts });
         }
@@ -209,9 +217,13 @@ impl Transport {
         for ((to, kind), piece) in pieces {
             let Some(peer) = peers.get_mut(&to) else { continue };
             let Some(writer) = peer.writers.get_mut(&kind) else { continue };
-            if writer.parts.try_send(Part::Raw(piece.freeze())).is_err() {
+            let len = piece.len();
+            if writer.parts.try_send(Part::Raw(piece.freeze())).is_ok() {
+                self.metrics.sent(to, len);
+            } else {
                 // Full or closed: what the other side knows of the encoder's position is lost with it.
                 peer.writers.remove(&kind);
+                self.metrics.send_failed(to);
                 core.input(Input::Unreachable { id: to });
             }
         }
@@ -225,6 +237,7 @@ impl Transport {
         message: Message,
     ) {
         if posts.get() >= POSTS_MAX {
+            self.metrics.send_failed(message.to.0);
             return core.input(Input::Unreachable { id: message.to.0 });
         }
         let posts = Rc::clone(posts);
@@ -233,9 +246,13 @@ impl Transport {
         task::spawn_local(async move {
             let mut body = Vec::new();
             codec::encode_message_into(&message, &mut body);
+            let len = body.len();
             let is_sent = transport.try_post(&urls, body.into()).await;
             posts.set(posts.get() - 1);
-            if !is_sent {
+            if is_sent {
+                transport.metrics.sent(message.to.0, len);
+            } else {
+                transport.metrics.send_failed(message.to.0);
                 core.input(Input::Unreachable { id: message.to.0 });
             }
         });
@@ -281,6 +298,8 @@ impl Transport {
                 ("bytes", Value::Number(len.cast_signed())),
             ];
             core.log.info("sending database snapshot", &fields);
+            transport.metrics.snapshot_begins(to);
+            let began = Instant::now();
             let mut ok = false;
             for url in &urls {
                 if transport.try_snapshot(&core, url, &message, &file).await.is_ok() {
@@ -291,6 +310,11 @@ impl Transport {
             }
             if !ok {
                 core.log.warn("failed to send database snapshot", &fields);
+            }
+            transport.metrics.snapshot_sent(to, began.elapsed(), ok);
+            match ok {
+                true => transport.metrics.sent(to, usize::try_from(len).unwrap_or(usize::MAX)),
+                false => transport.metrics.send_failed(to),
             }
             core.input(Input::SnapshotSent { to, ok });
             core.input(Input::ExportDone { file });
@@ -363,6 +387,17 @@ impl Transport {
                 peer.writers.retain(|kind, writer| {
                     writer.parts.try_send(Part::Raw(kind.keep_alive())).is_ok()
                 });
+            }
+        }
+    }
+
+    /// Asks a member again and again whether it is there, for how long that takes.
+    async fn probe(self: Rc<Self>, peer: u64, urls: Vec<String>) {
+        for url in urls.iter().cycle() {
+            time::sleep(PROBE_EVERY).await;
+            let began = Instant::now();
+            if let Ok((200, _)) = client::get(url, "/raft/probing").await {
+                self.metrics.answered(peer, began.elapsed());
             }
         }
     }
@@ -458,7 +493,11 @@ impl Reader {
             let Some(frame) = frame else { return Ok(()) };
             let Ok(data) = frame?.into_data() else { continue };
             decoder.push(&data);
-            while let Some(message) = decoder.next_message().map_err(|bad| bad.0)? {
+            self.transport.metrics.received(self.peer, data.len());
+            while let Some(message) = decoder.next_message().map_err(|bad| {
+                self.transport.metrics.receive_failed(self.peer);
+                bad.0
+            })? {
                 // A stream speaks for one member only, and to this one.
                 if message.from == NodeId(self.peer)
                     || message.kind == MessageKind::Prop
@@ -482,6 +521,7 @@ impl<'a> Live<'a> {
         reader.live_streams.set(count + 1);
         if count == 0 {
             let id = reader.peer;
+            reader.transport.metrics.active(id, true);
             reader.core.input(Input::PeerActive { id, active: true });
             let text = format!("{id:x}");
             reader.core.log.info("peer became active", &[("peer-id", Value::Text(&text))]);
@@ -496,6 +536,7 @@ impl Drop for Live<'_> {
         self.reader.live_streams.set(count);
         if count == 0 {
             let id = self.reader.peer;
+            self.reader.transport.metrics.active(id, false);
             self.reader.core.input(Input::PeerActive { id, active: false });
             let text = format!("{id:x}");
             self.reader.core.log.warn(

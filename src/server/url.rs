@@ -34,6 +34,13 @@ pub fn address(url: &str) -> &str {
     authority.rsplit_once('@').map_or(authority, |(_, address)| address)
 }
 
+/// The file of a socket's URL: what stands for the host, and the path.
+pub fn socket_path(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("unix:").or_else(|| url.strip_prefix("unixs:"))?;
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    Some(&rest[..rest.find(['?', '#']).unwrap_or(rest.len())])
+}
+
 /// Host without port and brackets; of a unix URL the path.
 pub fn host(url: &str) -> &str {
     if url.starts_with("unix") {
@@ -209,5 +216,9 @@ mod tests {
         assert_eq!(host("http://u@[::1]:1?x"), "::1");
         assert_eq!(host("http://:1"), "");
         assert_eq!(host("unix://a:1"), "a:1");
+        assert_eq!(socket_path("unix://a:1"), Some("a:1"));
+        assert_eq!(socket_path("unix:///tmp/a:1"), Some("/tmp/a:1"));
+        assert_eq!(socket_path("unixs:/tmp/a"), Some("/tmp/a"));
+        assert_eq!(socket_path("http://a:1"), None);
     }
 }

@@ -47,7 +47,9 @@ only_header!(
     LeaseGrantResponse,
     LeaseRevokeResponse,
     LeaseKeepAliveResponse,
-    HashKvResponse
+    HashKvResponse,
+    DefragmentResponse,
+    MoveLeaderResponse
 );
 
 impl Normal for TxnResponse {
@@ -104,14 +106,37 @@ impl Normal for StatusResponse {
     }
 }
 
-impl Normal for MemberListResponse {
-    fn normal(&mut self) {
-        self.header.normal();
-        for member in &mut self.members {
-            member.id = u64::from(member.id != 0);
-            for url in member.peer_ur_ls.iter_mut().chain(&mut member.client_ur_ls) {
-                *url = url.rsplit_once(':').map_or(String::new(), |(host, _)| host.to_owned());
+/// What members are called by: ids differ, and so does the order by them; ports that the system chose, too.
+fn members(members: &mut [Member]) {
+    for member in members.iter_mut() {
+        member.id = u64::from(member.id != 0);
+        for url in member.peer_ur_ls.iter_mut().chain(&mut member.client_ur_ls) {
+            let Some((host, port)) = url.rsplit_once(':') else { continue };
+            if port.len() > 1 {
+                *url = host.to_owned();
             }
         }
+    }
+    members.sort_by_key(|member| (member.is_learner, member.name.clone()));
+}
+
+macro_rules! of_members {
+    ($($t:ty),*) => {
+        $(impl Normal for $t {
+            fn normal(&mut self) {
+                self.header.normal();
+                members(&mut self.members);
+            }
+        })*
+    };
+}
+
+of_members!(MemberListResponse, MemberRemoveResponse, MemberUpdateResponse, MemberPromoteResponse);
+
+impl Normal for MemberAddResponse {
+    fn normal(&mut self) {
+        self.header.normal();
+        members(self.member.as_mut_slice());
+        members(&mut self.members);
     }
 }

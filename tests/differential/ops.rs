@@ -2,13 +2,17 @@
 //! stays meaningful when pieces of it are left out.
 //!
 //! Left out on purpose:
-//!   - a from-key delete together with ignore_value or ignore_lease in one transaction: it crashes etcd at apply;
+//!   - puts together with a from-key delete in one transaction. With ignore_value or ignore_lease etcd dies at apply. A key that is deleted
+//!     and put again is lost by a compaction at that revision, and etcd dies of the next range that wants it (found by seed 1000);
 //!   - sorts by other fields than the key over more than 12 keys: etcd's sort is not stable there;
+//!   - voters that are added, and the removal of the only one: the cluster would stand still;
 //!   - leases short enough to expire during a run, except granted and revoked in one step.
 
 use std::fmt;
 
 use norn_tests::rng::Rng;
+
+use crate::members::Change;
 
 /// Bytes, shown as text and not in full.
 #[derive(Clone, PartialEq)]
@@ -183,6 +187,8 @@ pub enum Op {
     },
     Status,
     Members,
+    Member(Change),
+    Defragment,
     Watch(Watch),
     CancelWatch {
         stream: usize,
@@ -282,7 +288,7 @@ impl Draw {
             return Op::Alarm { action: 2, member, alarm };
         }
         match self.rng.below(1000) {
-            0..260 => Op::Put(self.put(true)),
+            0..260 => Op::Put(self.put()),
             260..430 => Op::Range(self.range()),
             430..480 => Op::RangeStream(self.range()),
             480..560 => Op::Delete(self.delete()),
@@ -300,8 +306,10 @@ impl Draw {
             850..880 => Op::HashKv(self.revision()),
             880..890 => self.alarm(),
             890..895 => Op::Status,
-            895..897 => Op::Members,
-            897..960 => Op::Watch(self.watch()),
+            895..899 => Op::Members,
+            899..908 => Op::Member(Change::draw(&mut self.rng)),
+            908 => Op::Defragment,
+            909..960 => Op::Watch(self.watch()),
             960..980 => Op::CancelWatch {
                 stream: self.stream(),
                 id: *self.rng.pick(&[0, 0, 1, 2, 3, 9, -4, 50]),
@@ -339,6 +347,8 @@ impl Draw {
             0 => Vec::new(),
             1 => vec![b'x'; self.rng.below(3000) as usize],
             2 => (0..=255).collect(),
+            // Around the limit of a request.
+            3 if self.rng.chance(1) => vec![b'y'; 1_572_700 + self.rng.below(200) as usize],
             n => format!("v{n}-{}", self.rng.below(4)).into_bytes(),
         })
     }
@@ -409,14 +419,14 @@ impl Draw {
         range
     }
 
-    fn put(&mut self, ignoring: bool) -> Put {
+    fn put(&mut self) -> Put {
         let mut put = Put {
             key: self.key(),
             value: self.value(),
             lease: if self.rng.chance(25) { self.lease() } else { 0 },
             prev_kv: self.rng.chance(30),
-            ignore_value: ignoring && self.rng.chance(10),
-            ignore_lease: ignoring && self.rng.chance(10),
+            ignore_value: self.rng.chance(10),
+            ignore_lease: self.rng.chance(10),
         };
         if put.ignore_value && self.rng.chance(80) {
             put.value.0.clear();
@@ -454,38 +464,38 @@ impl Draw {
 
     fn txn(&mut self, depth: u64) -> Txn {
         // See the head of this file: the two do not meet in one tree.
-        let ignoring = self.rng.chance(50);
-        self.txn_tree(depth, ignoring)
+        let puts = self.rng.chance(75);
+        self.txn_tree(depth, puts)
     }
 
-    fn txn_tree(&mut self, depth: u64, ignoring: bool) -> Txn {
+    fn txn_tree(&mut self, depth: u64, puts: bool) -> Txn {
         let count = if self.rng.chance(2) { 129 } else { self.rng.below(3) };
         let compares = (0..count).map(|_| self.compare()).collect();
         let read_only = self.rng.chance(15);
         let mut branch = || {
             let count = if self.rng.chance(1) { 129 } else { self.rng.below(5) };
-            (0..count).map(|_| self.txn_op(depth, ignoring, read_only)).collect()
+            (0..count).map(|_| self.txn_op(depth, puts, read_only)).collect()
         };
         let (success, failure) = (branch(), branch());
         Txn { compares, success, failure }
     }
 
-    fn txn_op(&mut self, depth: u64, ignoring: bool, read_only: bool) -> TxnOp {
+    fn txn_op(&mut self, depth: u64, puts: bool, read_only: bool) -> TxnOp {
         if read_only {
             return TxnOp::Range(self.range());
         }
         match self.rng.below(100) {
             0 if self.rng.chance(30) => TxnOp::Nothing,
-            0..45 => TxnOp::Put(self.put(ignoring)),
-            45..75 => TxnOp::Range(self.range()),
+            0..45 if puts => TxnOp::Put(self.put()),
+            0..75 => TxnOp::Range(self.range()),
             75..90 => {
                 let mut delete = self.delete();
-                if ignoring && delete.end.0 == [0] {
+                if puts && delete.end.0 == [0] {
                     delete.end = Text(b"l".to_vec());
                 }
                 TxnOp::Delete(delete)
             }
-            _ if depth < 3 => TxnOp::Txn(Box::new(self.txn_tree(depth + 1, ignoring))),
+            _ if depth < 3 => TxnOp::Txn(Box::new(self.txn_tree(depth + 1, puts))),
             _ => TxnOp::Range(self.range()),
         }
     }

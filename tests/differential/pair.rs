@@ -26,20 +26,22 @@ const WATCH_LIMIT: Duration = Duration::from_secs(20);
 /// Operations between two comparisons of the watchers.
 const WATCH_EVERY: usize = 20;
 
-struct Side {
+pub struct Side {
     server: Server,
-    client: Client,
+    pub client: Client,
     streams: Vec<Stream>,
+    /// Id of the learner that was added last.
+    pub added: u64,
 }
 
 impl Side {
     fn start(binary: &Path) -> Self {
-        let mut server = Server::prepare(Setup { binary: binary.to_owned(), ..Setup::quick() });
+        let mut server = Server::prepare(Setup::of(binary).quickly());
         server.launch();
         server.wait_ready();
         let client = server.client();
         let streams = (0..STREAMS).map(|_| Stream::open(&client)).collect();
-        Self { server, client, streams }
+        Self { server, client, streams, added: 0 }
     }
 }
 
@@ -70,9 +72,9 @@ pub async fn run(etcd: &Path, norn: &Path, list: &[Op], all: bool) -> Vec<Differ
     }
     let mut reached = Reached { revision: 1, compacted: 0 };
     for (at, op) in list.iter().enumerate() {
-        if let Op::Compact { .. } | Op::Progress { .. } = op {
-            // Who has not read its history yet is canceled by a compaction, and holds back progress.
-            if let Some(text) = watchers_differ(&sides, &reached).await {
+        if let Op::Compact { .. } | Op::Progress { .. } | Op::CancelWatch { .. } = op {
+            // Who has not read its history yet is canceled by a compaction, holds back progress, and hears less before it is canceled.
+            if let Some(text) = watchers_differ(&mut sides, &reached).await {
                 found.push(Difference { at, text: format!("before {op:?}: {text}") });
                 return found;
             }
@@ -100,7 +102,7 @@ pub async fn run(etcd: &Path, norn: &Path, list: &[Op], all: bool) -> Vec<Differ
         }
         let last = at + 1 == list.len();
         if (last || at % WATCH_EVERY == WATCH_EVERY - 1)
-            && let Some(text) = watchers_differ(&sides, &reached).await
+            && let Some(text) = watchers_differ(&mut sides, &reached).await
         {
             found.push(Difference { at, text });
             return found;
@@ -139,8 +141,8 @@ async fn wait_versions(side: &Side) {
 }
 
 /// The first watcher that has not received the same on both sides within the limit.
-async fn watchers_differ(sides: &[Side; 2], reached: &Reached) -> Option<String> {
-    for side in sides {
+async fn watchers_differ(sides: &mut [Side; 2], reached: &Reached) -> Option<String> {
+    for side in sides.iter() {
         catch_up(&side.client, reached.compacted.max(1)).await;
     }
     let start = Instant::now();
@@ -158,13 +160,13 @@ async fn watchers_differ(sides: &[Side; 2], reached: &Reached) -> Option<String>
     }
 }
 
-async fn cancel_compacted(sides: &[Side; 2], received: &[Received]) {
+async fn cancel_compacted(sides: &mut [Side; 2], received: &[Received]) {
     for (i, stream) in received.iter().enumerate() {
         for watch_id in Stream::compacted(stream) {
-            for side in sides {
+            for side in sides.iter_mut() {
                 let cancel = RequestUnion::CancelRequest(WatchCancelRequest { watch_id });
                 side.streams[i].send(cancel).await;
-                settle(&side.streams[i]).await;
+                settle(&mut side.streams[i]).await;
             }
         }
     }
@@ -195,7 +197,7 @@ fn first_difference(received: &[Vec<Received>]) -> String {
     "watchers differ".to_owned()
 }
 
-struct Answer {
+pub struct Answer {
     text: String,
     /// From the header, 0 when there is none.
     revision: i64,
@@ -208,7 +210,7 @@ impl Answer {
         Self { revision, accepted: answer.is_ok(), text: show(answer) }
     }
 
-    fn text(text: String) -> Self {
+    pub fn text(text: String) -> Self {
         Self { text, revision: 0, accepted: true }
     }
 }
@@ -284,6 +286,8 @@ async fn apply(side: &mut Side, op: &Op, reached: &Reached) -> Answer {
         }
         Op::Status => Answer::of(client.status().await),
         Op::Members => Answer::of(client.member_list().await),
+        Op::Member(change) => change.apply(side).await,
+        Op::Defragment => Answer::text(show(client.defragment().await)),
         Op::Watch(watch) => {
             let request = watch_request(watch, reached);
             Answer::text(side.streams[watch.stream].create(request).await)
@@ -291,13 +295,13 @@ async fn apply(side: &mut Side, op: &Op, reached: &Reached) -> Answer {
         Op::CancelWatch { stream, id } => {
             let cancel = WatchCancelRequest { watch_id: *id };
             side.streams[*stream].send(RequestUnion::CancelRequest(cancel)).await;
-            settle(&side.streams[*stream]).await;
+            settle(&mut side.streams[*stream]).await;
             Answer::text(String::new())
         }
         Op::Progress { stream } => {
             let request = RequestUnion::ProgressRequest(WatchProgressRequest {});
             side.streams[*stream].send(request).await;
-            settle(&side.streams[*stream]).await;
+            settle(&mut side.streams[*stream]).await;
             Answer::text(String::new())
         }
     }
@@ -305,19 +309,9 @@ async fn apply(side: &mut Side, op: &Op, reached: &Reached) -> Answer {
 
 /// Requests on a stream have no answer that is sure to come, and the next operation must not overtake them: a create that is
 /// refused at once is answered in their order.
-async fn settle(stream: &Stream) {
+async fn settle(stream: &mut Stream) {
     let refused = WatchCreateRequest { start_revision: -1, ..req::watch("settle") };
-    let before = count(stream);
-    stream.send(RequestUnion::CreateRequest(refused)).await;
-    norn_tests::poll::until_async("a refused create", WATCH_LIMIT, async || {
-        (count(stream) > before).then_some(())
-    })
-    .await;
-}
-
-/// Refused creates so far.
-fn count(stream: &Stream) -> usize {
-    stream.snapshot().get(&-1).map_or(0, |l| l.iter().filter(|l| *l == "created").count())
+    stream.create(refused).await;
 }
 
 async fn compact(client: &Client, revision: i64, physical: bool) -> Answer {

@@ -211,7 +211,7 @@ async fn a_log_of_etcd_cut_anywhere_recovers_as_in_etcd() {
     let Some(etcd) = tool("NORN_TEST_ETCD", "etcd") else { return };
     let mut rng = Rng::new(1);
     for (snapshot_count, first, then) in [(100_000, 50, 250), (100, 230, 50)] {
-        let setup = Setup { binary: etcd.clone(), ..Setup::quick() };
+        let setup = Setup::of(etcd.clone()).quickly();
         let setup = setup.flag(format!("--snapshot-count={snapshot_count}"));
         let name = format!("etcd, a snapshot every {snapshot_count} entries");
         let server = Server::start_with(setup);

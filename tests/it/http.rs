@@ -1,10 +1,10 @@
 //! What the client and the peer port answer to HTTP/1.1.
 
-use norn_tests::Server;
 use norn_tests::http::{exchange, get};
 use norn_tests::pb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
 use norn_tests::poll::until;
 use norn_tests::req::put;
+use norn_tests::{Server, Setup};
 
 use std::time::Duration;
 
@@ -103,6 +103,49 @@ fn unknown_paths_are_not_found() {
     }
     assert_eq!(get(&server.client_address(), "/members").status, 404);
     assert_eq!(get(&server.peer_address(), "/health").status, 404);
+}
+
+#[test]
+fn variables_are_those_of_gos_expvar() {
+    let server = Server::start();
+    let answer = get(&server.client_address(), "/debug/vars");
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("application/json; charset=utf-8"))
+    );
+    let variables = answer.json();
+    assert!(
+        variables["cmdline"][1].as_str().is_some_and(|arg| arg.starts_with("--name")),
+        "{variables}"
+    );
+    assert!(variables["file_descriptor_limit"].as_u64().is_some_and(|limit| limit > 0));
+    assert!(variables["memstats"]["Alloc"].as_u64().is_some_and(|bytes| bytes > 0));
+    let raft = &variables["raft.status"];
+    let id = raft["id"].as_str().expect("an id");
+    assert_eq!((&raft["lead"], &raft["vote"]), (&raft["id"], &raft["id"]));
+    assert_eq!((&raft["term"], &raft["raftState"]), (&2.into(), &"StateLeader".into()));
+    assert_eq!(raft["progress"][id]["state"], "StateReplicate");
+    assert!(raft["progress"][id]["match"].as_u64() >= raft["commit"].as_u64());
+    assert_eq!(raft["leadtransferee"], "0");
+    for path in ["/debug/pprof/", "/debug/pprof/cmdline", "/debug/requests", "/debug/events"] {
+        assert_eq!(get(&server.client_address(), path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn the_profilers_paths_are_there_when_asked_for() {
+    let server = Server::start_with(Setup::quick().flag("--enable-pprof"));
+    let address = server.client_address();
+    let index = get(&address, "/debug/pprof/");
+    assert_eq!(
+        (index.status, index.header("content-type")),
+        (200, Some("text/html; charset=utf-8"))
+    );
+    let cmdline = get(&address, "/debug/pprof/cmdline");
+    assert!(cmdline.text().contains("\0--enable-pprof"), "{}", cmdline.text());
+    assert!(get(&address, "/debug/pprof/symbol").text().starts_with("num_symbols: "));
+    assert_eq!(get(&address, "/debug/pprof/nothing").status, 404);
+    assert_eq!(get(&address, "/debug/requests").status, 404);
 }
 
 /// Counters and gauges that dashboards and alerts read.

@@ -541,6 +541,23 @@ async fn the_space_alarm_refuses_puts_and_allows_deletes() {
     assert!(client.put(put("b", "1")).await.is_ok());
 }
 
+/// Whoever it is about: what is not said of it is not printed.
+#[tokio::test]
+async fn status_names_the_alarms() {
+    let (_server, client) = server_with(&[]).await;
+    for member_id in [0, 7] {
+        let alarm = AlarmType::Corrupt.into();
+        let action = alarm_request::AlarmAction::Activate.into();
+        client.alarm(AlarmRequest { action, member_id, alarm }).await.unwrap();
+    }
+    // (Go's text format puts one blank or two between fields.)
+    let errors = client.status().await.unwrap().errors;
+    let words = |error: &String| error.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut errors: Vec<_> = errors.iter().map(words).collect();
+    errors.sort();
+    assert_eq!(errors, ["alarm:CORRUPT", "memberID:7 alarm:CORRUPT"]);
+}
+
 #[tokio::test]
 async fn concurrent_increments_by_compare_and_swap_lose_nothing() {
     let (server, client) = server_with(&[("n", "0")]).await;

@@ -3,17 +3,22 @@
 mod clients;
 mod config;
 mod damage;
+mod downgrade;
 mod exchange;
+mod garbage;
 mod gateway;
 mod http;
+mod keepalive;
 mod kv;
 mod lease;
 mod library;
 mod member;
+mod metrics;
 mod mixed;
 mod recipes;
 mod refuse;
 mod restart;
+mod unix;
 mod watch;
 mod websocket;
 

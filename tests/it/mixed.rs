@@ -46,7 +46,7 @@ async fn an_etcd_data_directory_is_taken_over() {
     let Some(etcd) = etcd() else { return };
     for (snapshot_count, is_killed) in [(100_000, true), (100_000, false), (70, true), (70, false)]
     {
-        let setup = Setup { binary: etcd.clone(), ..Setup::quick() };
+        let setup = Setup::of(etcd.clone()).quickly();
         let mut server =
             Server::start_with(setup.flag(format!("--snapshot-count={snapshot_count}")));
         let client = server.client();

@@ -228,6 +228,23 @@ async fn a_progress_request_is_answered_for_the_whole_stream() {
     assert_eq!(revision(&progress.header), 3);
 }
 
+/// One that waits for a revision to come holds the answer back: until then there is nothing to be ahead of.
+#[tokio::test]
+async fn a_watcher_of_the_future_holds_progress_back() {
+    let (_server, client) = written(&[]).await;
+    let mut stream = client.open_watch();
+    stream.create(from(3, watch("x"))).await;
+    client.put(put("elsewhere", "1")).await.unwrap();
+    stream.ask_progress().await;
+    // (A stream's requests are answered in order.)
+    let refused = stream.create(from(-1, watch("x"))).await;
+    assert!(refused.created && refused.canceled, "{refused:?}");
+    client.put(put("elsewhere", "2")).await.unwrap();
+    stream.ask_progress().await;
+    let progress = stream.next().await;
+    assert_eq!((progress.watch_id, revision(&progress.header)), (-1, 3));
+}
+
 #[tokio::test]
 async fn progress_is_announced_at_the_interval_given() {
     let setup = norn_tests::Setup::quick().flag("--watch-progress-notify-interval=100ms");

@@ -173,3 +173,20 @@ fn a_learner_that_asks_for_a_vote_of_a_lower_term_is_told_the_term() {
     let expected = Message { reject: true, ..message(MessageKind::VoteResp, 2, 3, 7) };
     assert_eq!(answers, [expected]);
 }
+
+/// It may have been elected by a membership that we lag behind; without checks of its quorum it would lead on without our vote, for
+/// ever.
+#[test]
+fn a_leader_of_a_lower_term_that_is_no_voter_here_is_told_the_term() {
+    for kind in [MessageKind::Heartbeat, MessageKind::App] {
+        let mut sim = Sim::of(2, plain());
+        sim.raw(2).step(message(MessageKind::Heartbeat, 1, 2, 7)).unwrap();
+        sim.work(2);
+        sim.raw(2).step(message(kind, 1, 2, 6)).unwrap();
+        assert!(!sim.raw(2).has_ready(), "voters hear of the term when they are asked for a vote");
+        sim.raw(2).step(message(kind, 3, 2, 6)).unwrap();
+        let answers = sim.raw(2).ready().messages;
+        sim.raw(2).advance();
+        assert_eq!(answers, [message(MessageKind::AppResp, 2, 3, 7)]);
+    }
+}

@@ -7,9 +7,7 @@ use norn_node::{Config, Input, Node};
 use norn_raft::Message;
 pub use tokio::select;
 
-pub mod net {
-    pub use tokio::net::{TcpListener, TcpStream};
-}
+pub mod net;
 
 pub mod time {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};

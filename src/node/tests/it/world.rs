@@ -96,7 +96,9 @@ impl World {
 
     pub fn start(&mut self, id: u64) {
         let mut disk = self.disks[&id].clone();
-        let config = self.configs[&id].clone();
+        let config = self.configs.get_mut(&id).unwrap();
+        config.seed += 1 << 32;
+        let config = config.clone();
         let node = Node::open(&mut disk, self.disks[&id].clone(), config, self.now).unwrap();
         assert_eq!(node.id(), id);
         let running = Running { host: Host::new(node, disk), seen: Seen::default() };

@@ -368,7 +368,11 @@ impl Sim {
                 }
             }
         }
-        panic!("no progress although nothing fails any more");
+        let hosts = self.hosts.iter().map(|host| {
+            let (raw, voters) = (&host.raw, host.raw.conf_state());
+            format!("\n{} {:?} {:?} {:?}", raw.id(), raw.status(), raw.last_index(), voters)
+        });
+        panic!("no progress although nothing fails any more:{}", hosts.collect::<String>());
     }
 
     /// Log matching: where two logs have the same term, they are the same from there down.

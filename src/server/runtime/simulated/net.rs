@@ -161,15 +161,15 @@ impl Net {
 
 /// Where connections to a port arrive.
 #[derive(Debug)]
-pub struct TcpListener {
+pub struct Listener {
     address: SocketAddr,
     node: NodeId,
 }
 
-impl TcpListener {
+impl Listener {
     /// # Errors
     /// Somebody has the port.
-    pub async fn bind(target: &str) -> io::Result<TcpListener> {
+    pub async fn bind(target: &str) -> io::Result<Listener> {
         let wanted: SocketAddr = target
             .parse()
             .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "not an address"))?;
@@ -182,27 +182,33 @@ impl TcpListener {
             }
             let listening = Listening { node, backlog: VecDeque::new(), waker: None };
             world.net.listening.insert(address, listening);
-            Ok(TcpListener { address, node })
+            Ok(Listener { address, node })
         })
     }
 
+    /// Machines share no files.
+    ///
     /// # Errors
-    /// None here.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+    /// Always.
+    pub fn bind_unix(path: &str) -> Result<Listener, String> {
+        Err(format!("listen unix {path}: not in the simulation"))
+    }
+
+    pub fn address(&self) -> Option<String> {
+        Some(self.address.to_string())
     }
 
     /// # Errors
     /// The process is no more.
-    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub async fn accept(&self) -> io::Result<Stream> {
         poll_fn(|cx| {
             with(|world| {
                 let listening = world.net.listening.get_mut(&self.address);
                 let Some(listening) = listening.filter(|l| l.node == self.node) else {
                     return Poll::Ready(Err(ErrorKind::NotConnected.into()));
                 };
-                if let Some((id, from)) = listening.backlog.pop_front() {
-                    return Poll::Ready(Ok((TcpStream::new(id, 1), from)));
+                if let Some((id, _)) = listening.backlog.pop_front() {
+                    return Poll::Ready(Ok(Stream::new(id, 1)));
                 }
                 listening.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -212,7 +218,7 @@ impl TcpListener {
     }
 }
 
-impl Drop for TcpListener {
+impl Drop for Listener {
     fn drop(&mut self) {
         with_if_any(|world| {
             let listening = &mut world.net.listening;
@@ -229,21 +235,21 @@ impl Drop for TcpListener {
 
 /// One side of a connection.
 #[derive(Debug)]
-pub struct TcpStream {
+pub struct Stream {
     id: u64,
     side: usize,
     has_ended: bool,
     alarm: Alarm,
 }
 
-impl TcpStream {
-    fn new(id: u64, side: usize) -> TcpStream {
-        TcpStream { id, side, has_ended: false, alarm: Alarm::default() }
+impl Stream {
+    fn new(id: u64, side: usize) -> Stream {
+        Stream { id, side, has_ended: false, alarm: Alarm::default() }
     }
 
     /// # Errors
     /// Nobody listens there.
-    pub async fn connect(target: &str) -> io::Result<TcpStream> {
+    pub async fn connect(target: &str) -> io::Result<Stream> {
         let to: SocketAddr = target
             .parse()
             .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "not an address"))?;
@@ -265,12 +271,18 @@ impl TcpStream {
                     return Err(ErrorKind::ConnectionRefused.into());
                 }
                 Some(Some(id)) => {
-                    let stream = TcpStream::new(id, 0);
+                    let stream = Stream::new(id, 0);
                     madsim::time::sleep(trip(host, own)).await;
                     return Ok(stream);
                 }
             }
         }
+    }
+
+    /// # Errors
+    /// Always: see [`Listener::bind_unix`].
+    pub async fn connect_unix(_: &str) -> io::Result<Stream> {
+        Err(ErrorKind::Unsupported.into())
     }
 
     /// # Errors
@@ -280,7 +292,7 @@ impl TcpStream {
     }
 }
 
-impl Drop for TcpStream {
+impl Drop for Stream {
     fn drop(&mut self) {
         with_if_any(|world| world.net.close(self.id, self.side, world.fate.as_mut()));
     }
@@ -372,7 +384,7 @@ impl Net {
     }
 }
 
-impl AsyncRead for TcpStream {
+impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -392,7 +404,7 @@ impl AsyncRead for TcpStream {
     }
 }
 
-impl AsyncWrite for TcpStream {
+impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -434,7 +446,7 @@ impl AsyncWrite for TcpStream {
     }
 }
 
-impl crate::collected::Pipe for TcpStream {
+impl crate::collected::Pipe for Stream {
     fn poll_write_more(
         &mut self,
         cx: &mut Context<'_>,
