@@ -8,6 +8,8 @@ use norn_tests::http::get;
 const LEFT_OUT: &[(&str, &str)] = &[
     ("go_*", "there is no Go runtime to measure"),
     ("promhttp_*", "the page is made in one piece; nobody else asks for it meanwhile"),
+    ("etcd_debugging_store_reads_*", "of the store of version 2, which Norn never had"),
+    ("etcd_debugging_store_writes_*", "the same"),
     ("process_network_*", "of the machine, not of the process; node_exporter has them"),
 ];
 
