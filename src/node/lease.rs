@@ -33,6 +33,9 @@ struct Lease {
     remaining_ttl: i64,
     /// On the leader: when it runs out.
     expires: Option<Time>,
+    /// Where it stands in `Lessor::due` and `Lessor::checkpoints_due`, so that nobody has to look for it there.
+    due: Option<Time>,
+    checkpoint_due: Option<Time>,
     /// Ascending: revocation deletes keys in this order on all members.
     keys: BTreeSet<Bytes>,
 }
@@ -69,7 +72,18 @@ pub struct Lessor {
     is_primary: bool,
     /// Leases by expiry, while this member leads. A lease whose revocation was proposed is due again later.
     due: BTreeSet<(Time, i64)>,
+    /// Each at most once, however often it is renewed.
     checkpoints_due: BTreeSet<(Time, i64)>,
+}
+
+/// Moves a lease within what is due, or takes it out.
+fn schedule(all: &mut BTreeSet<(Time, i64)>, at: &mut Option<Time>, id: i64, next: Option<Time>) {
+    if let Some(old) = std::mem::replace(at, next) {
+        all.remove(&(old, id));
+    }
+    if let Some(next) = next {
+        all.insert((next, id));
+    }
 }
 
 impl Lessor {
@@ -117,6 +131,8 @@ impl Lessor {
             ttl: ttl.max(self.ttl_min),
             remaining_ttl,
             expires: None,
+            due: None,
+            checkpoint_due: None,
             keys: BTreeSet::new(),
         };
         self.leases.insert(id, lease);
@@ -129,12 +145,12 @@ impl Lessor {
 
     /// After its keys were deleted.
     pub fn remove(&mut self, id: i64) {
-        if let Some(lease) = self.leases.remove(&id) {
+        if let Some(mut lease) = self.leases.remove(&id) {
             for key in &lease.keys {
                 self.keys.remove(key);
             }
-            self.due.retain(|(_, other)| *other != id);
-            self.checkpoints_due.retain(|(_, other)| *other != id);
+            schedule(&mut self.due, &mut lease.due, id, None);
+            schedule(&mut self.checkpoints_due, &mut lease.checkpoint_due, id, None);
         }
     }
 
@@ -173,9 +189,8 @@ impl Lessor {
 
     /// This member leads now: all clocks start, `extend_ms` later than granted.
     pub fn promote(&mut self, now: Time, extend_ms: u64) {
+        self.stop_clocks();
         self.is_primary = true;
-        self.due.clear();
-        self.checkpoints_due.clear();
         let mut order: Vec<(u64, i64)> =
             self.leases.iter().map(|(id, lease)| (lease.left_ms(), *id)).collect();
         order.sort_unstable();
@@ -203,10 +218,14 @@ impl Lessor {
 
     pub fn demote(&mut self) {
         self.is_primary = false;
+        self.stop_clocks();
+    }
+
+    fn stop_clocks(&mut self) {
         self.due.clear();
         self.checkpoints_due.clear();
         for lease in self.leases.values_mut() {
-            lease.expires = None;
+            (lease.expires, lease.due, lease.checkpoint_due) = (None, None, None);
         }
     }
 
@@ -254,40 +273,27 @@ impl Lessor {
     /// Leases that ran out, at most `EXPIRED_MAX`; each is due again `retry_ms` later, in case its revocation
     /// gets lost.
     pub fn take_expired(&mut self, now: Time, retry_ms: u64) -> Vec<i64> {
-        let mut expired = Vec::new();
-        while expired.len() < EXPIRED_MAX {
-            match self.due.first() {
-                Some((time, id)) if *time <= now => {
-                    expired.push(*id);
-                    self.due.pop_first();
-                }
-                _ => break,
-            }
-        }
+        let due = self.due.iter().take_while(|(time, _)| *time <= now);
+        let expired: Vec<i64> = due.take(EXPIRED_MAX).map(|(_, id)| *id).collect();
         for id in &expired {
-            self.due.insert((now + retry_ms, *id));
+            if let Some(lease) = self.leases.get_mut(id) {
+                schedule(&mut self.due, &mut lease.due, *id, Some(now + retry_ms));
+            }
         }
         expired
     }
 
     /// Seconds left for leases whose checkpoint is due, at most `CHECKPOINTS_MAX`.
     pub fn take_checkpoints(&mut self, now: Time) -> Vec<(i64, i64)> {
+        let due = self.checkpoints_due.iter().take_while(|(time, _)| *time <= now);
+        let due: Vec<i64> = due.take(CHECKPOINTS_MAX).map(|(_, id)| *id).collect();
         let mut taken = Vec::new();
-        while taken.len() < CHECKPOINTS_MAX {
-            match self.checkpoints_due.first() {
-                Some((time, id)) if *time <= now => {
-                    let id = *id;
-                    self.checkpoints_due.pop_first();
-                    let Some(lease) = self.leases.get(&id) else { continue };
-                    let Some(expires) = lease.expires else { continue };
-                    let left_ms = expires.since(now);
-                    if left_ms > CHECKPOINT_INTERVAL_MS {
-                        self.checkpoints_due.insert((now + CHECKPOINT_INTERVAL_MS, id));
-                    }
-                    taken.push((id, left_ms.div_ceil(1000).cast_signed()));
-                }
-                _ => break,
-            }
+        for id in due {
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            let left_ms = lease.expires.map_or(0, |expires| expires.since(now));
+            let next = (left_ms > CHECKPOINT_INTERVAL_MS).then_some(now + CHECKPOINT_INTERVAL_MS);
+            schedule(&mut self.checkpoints_due, &mut lease.checkpoint_due, id, next);
+            taken.push((id, left_ms.div_ceil(1000).cast_signed()));
         }
         taken
     }
@@ -298,9 +304,8 @@ impl Lessor {
         lease.remaining_ttl = remaining_ttl;
         let stored = (lease.ttl, remaining_ttl);
         if self.is_primary && remaining_ttl > 0 {
-            let due = now + CHECKPOINT_INTERVAL_MS;
-            self.checkpoints_due.retain(|(_, other)| *other != id);
-            self.checkpoints_due.insert((due, id));
+            let due = Some(now + CHECKPOINT_INTERVAL_MS);
+            schedule(&mut self.checkpoints_due, &mut lease.checkpoint_due, id, due);
         }
         Some(stored)
     }
@@ -313,12 +318,11 @@ impl Lessor {
 
     fn set_expiry(&mut self, id: i64, expires: Time, now: Time) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
-        if let Some(old) = lease.expires.replace(expires) {
-            self.due.remove(&(old, id));
-        }
-        self.due.insert((expires, id));
+        lease.expires = Some(expires);
+        schedule(&mut self.due, &mut lease.due, id, Some(expires));
         if expires.since(now) > CHECKPOINT_INTERVAL_MS {
-            self.checkpoints_due.insert((now + CHECKPOINT_INTERVAL_MS, id));
+            let due = Some(now + CHECKPOINT_INTERVAL_MS);
+            schedule(&mut self.checkpoints_due, &mut lease.checkpoint_due, id, due);
         }
     }
 }
@@ -389,6 +393,27 @@ mod tests {
         lessor.promote(now, 0);
         let due = |ms| lessor.due.iter().filter(|(t, _)| t.ms <= ms).count();
         assert_eq!((due(9_999), due(10_000), due(11_000), due(12_000)), (0, 750, 1500, 2000));
+    }
+
+    /// Whatever happens to a lease, what is due of it stands in one place, and goes with it.
+    #[test]
+    fn a_lease_is_due_once_however_often_it_is_renewed() {
+        let mut lessor = Lessor::new(2);
+        let now = Time::from_ms(0);
+        lessor.promote(now, 0);
+        for id in [1, 2] {
+            lessor.grant(id, 1000, now);
+        }
+        for ms in 0..500 {
+            lessor.renew(1, now + ms).unwrap();
+        }
+        lessor.checkpoint(2, 900, now + 500);
+        assert_eq!(lessor.take_expired(now + 2_000_000, 7000), [2, 1]);
+        assert_eq!((lessor.due.len(), lessor.checkpoints_due.len()), (2, 2));
+        lessor.remove(1);
+        assert_eq!((lessor.due.len(), lessor.checkpoints_due.len()), (1, 1));
+        lessor.remove(2);
+        assert!(lessor.due.is_empty() && lessor.checkpoints_due.is_empty());
     }
 
     #[test]
