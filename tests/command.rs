@@ -79,11 +79,17 @@ pub fn server_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| match std::env::var_os("NORN_TEST_SERVER") {
         Some(path) => PathBuf::from(path),
-        None => build_nornd(),
+        None => built("norn-server", "nornd"),
     })
 }
 
-fn build_nornd() -> PathBuf {
+/// Our load generator, of the same build.
+pub fn nornbench_path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| built("norn-ctl", "nornbench"))
+}
+
+fn built(package: &str, name: &str) -> PathBuf {
     // <target>/<profile>/deps/it-<hash> or <target>/<profile>/norn-chaos
     let exe = std::env::current_exe().expect("the path of this program");
     let mut profile_dir = exe.parent().expect("a program lies in a folder");
@@ -92,18 +98,22 @@ fn build_nornd() -> PathBuf {
     }
     if let (Some(cargo), Some(target_dir)) = (std::env::var_os("CARGO"), profile_dir.parent()) {
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--package", "norn-server", "--bin", "nornd"]);
+        build.args(["build", "--quiet", "--package", package, "--bin", name]);
         build.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
         build.arg("--target-dir").arg(target_dir);
         if profile_dir.ends_with("release") {
             build.arg("--release");
         }
         let status = build.status().expect("cargo runs");
-        assert!(status.success(), "cargo could not build nornd");
+        assert!(status.success(), "cargo could not build {name}");
     }
-    let nornd = profile_dir.join("nornd");
-    assert!(nornd.exists(), "{} is missing and NORN_TEST_SERVER is not set", nornd.display());
-    nornd
+    let program = profile_dir.join(name);
+    assert!(
+        program.exists(),
+        "{} is missing, and there is no cargo to build it",
+        program.display()
+    );
+    program
 }
 
 /// Is the server under test a real etcd? A few tests ask, where the two may differ by design.

@@ -1,5 +1,6 @@
 //! The server as its users see it: real processes on loopback.
 
+mod bench;
 mod clients;
 mod config;
 mod damage;

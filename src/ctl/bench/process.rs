@@ -35,6 +35,16 @@ pub fn rss_sum(pids: &[u32]) -> u64 {
     pids.iter().filter_map(|&pid| rss(pid)).sum()
 }
 
+/// Bytes a process has had written to its disk.
+fn written(pid: u32) -> Option<u64> {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.parse().ok()
+}
+
+pub fn written_sum(pids: &[u32]) -> u64 {
+    pids.iter().filter_map(|&pid| written(pid)).sum()
+}
+
 /// A port nobody listens on at the moment.
 fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())

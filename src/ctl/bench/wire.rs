@@ -1,11 +1,17 @@
 //! Just enough HTTP/2 and gRPC to load a server at about a microsecond per call: frames are written by hand into one buffer
-//! per turn and read from another, headers are five indexed bytes after the first call, and response headers are not decoded:
-//! a call that brought a message succeeded, one that ended without did not.
+//! per turn and read from another, headers are five indexed bytes after the first call, and of response headers nothing but the
+//! status is looked for ([`crate::status`]).
 
 use std::io;
+use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::status::{Failure, Statuses};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -24,14 +30,20 @@ const READ_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
 pub enum Event {
-    /// Gave the stream so many complete messages (0: a part of one).
-    Messages { stream: u32, count: u32 },
-    /// The last event of a stream. `trailer` is the raw header block of a call that failed without a message.
-    End { stream: u32, trailer: Vec<u8> },
+    /// Gave the stream so many complete messages (0: a part of one). `last` is the last of them, if the wire keeps them.
+    Messages { stream: u32, count: u32, last: Vec<u8> },
+    /// The last event of a stream.
+    End { stream: u32, outcome: Result<(), Failure> },
 }
 
+trait Socket: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Socket for T {}
+
 pub struct Wire {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
+    statuses: Statuses,
+    /// Messages are handed out, and not only counted.
+    pub keeps_messages: bool,
     input: Vec<u8>,
     pub output: Vec<u8>,
     authority: String,
@@ -41,20 +53,24 @@ pub struct Wire {
     /// What the server still takes on this connection.
     send_window: i64,
     received: u32,
+    received_sum: u64,
     /// Where the message boundaries of long-lived streams are; unary streams use the first byte only.
     parts: Vec<(u32, Part)>,
 }
 
 /// Position within a sequence of length-prefixed messages.
-#[derive(Default, Clone, Copy)]
+#[derive(Default)]
 struct Part {
     head: [u8; 5],
     head_bytes: usize,
     left: usize,
+    /// What has come of the message, where messages are kept.
+    kept: Vec<u8>,
+    last: Vec<u8>,
 }
 
 impl Part {
-    fn feed(&mut self, mut data: &[u8]) -> u32 {
+    fn feed(&mut self, mut data: &[u8], keeps: bool) -> u32 {
         let mut complete = 0;
         while !data.is_empty() {
             if self.head_bytes < 5 {
@@ -70,10 +86,14 @@ impl Part {
             }
             let take = data.len().min(self.left);
             self.left -= take;
+            if keeps {
+                self.kept.extend_from_slice(&data[..take]);
+            }
             data = &data[take..];
             if self.left == 0 {
                 self.head_bytes = 0;
                 complete += 1;
+                self.last = std::mem::take(&mut self.kept);
             }
         }
         complete
@@ -93,11 +113,22 @@ fn literal(out: &mut Vec<u8>, text: &str) {
 }
 
 impl Wire {
-    pub async fn connect(endpoint: &str) -> io::Result<Self> {
-        let authority =
-            endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/').to_owned();
+    /// With TLS, if the endpoint's scheme is `https`.
+    pub async fn connect(endpoint: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
+        let (scheme, address) = endpoint.split_once("://").unwrap_or(("http", endpoint));
+        let authority = address.trim_end_matches('/').to_owned();
         let socket = TcpStream::connect(&authority).await?;
         socket.set_nodelay(true)?;
+        let socket: Box<dyn Socket> = match (scheme, tls) {
+            ("https", Some(config)) => {
+                let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
+                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
+                let name = name.map_err(io::Error::other)?;
+                Box::new(TlsConnector::from(Arc::clone(config)).connect(name, socket).await?)
+            }
+            ("https", None) => return Err(io::Error::other("no TLS settings for https")),
+            _ => Box::new(socket),
+        };
         let mut output = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         // No push, windows as large as they get.
         frame_head(&mut output, 12, SETTINGS, 0, 0);
@@ -107,6 +138,8 @@ impl Wire {
         output.extend_from_slice(&(WINDOW_MAX - 65_535).to_be_bytes());
         Ok(Self {
             socket,
+            statuses: Statuses::default(),
+            keeps_messages: false,
             input: Vec::with_capacity(READ_BYTES),
             output,
             authority,
@@ -114,8 +147,14 @@ impl Wire {
             next_stream: 1,
             send_window: 65_535,
             received: 0,
+            received_sum: 0,
             parts: Vec::new(),
         })
+    }
+
+    /// Of messages, and the lengths before them.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_sum
     }
 
     /// May `bytes` of messages be sent now?
@@ -222,29 +261,39 @@ impl Wire {
         body: std::ops::Range<usize>,
         events: &mut Vec<Event>,
     ) -> io::Result<()> {
-        let Self { input, output, parts, .. } = self;
+        let Self { input, output, parts, statuses, keeps_messages, .. } = self;
         let body = &input[body];
         match kind {
             DATA => {
                 self.received += body.len() as u32;
+                self.received_sum += body.len() as u64;
                 if self.received > CREDIT_STEP {
                     frame_head(output, 4, WINDOW_UPDATE, 0, 0);
                     output.extend_from_slice(&self.received.to_be_bytes());
                     self.received = 0;
                 }
                 if let Ok(i) = parts.binary_search_by_key(&stream, |p| p.0) {
-                    let count = parts[i].1.feed(body);
-                    events.push(Event::Messages { stream, count });
+                    let part = &mut parts[i].1;
+                    let count = part.feed(body, *keeps_messages);
+                    let last = std::mem::take(&mut part.last);
+                    events.push(Event::Messages { stream, count, last });
                 }
                 if flags & END_STREAM != 0 {
-                    self.end(stream, Vec::new(), events);
+                    let outcome = Err(Failure("an end without a status".to_owned()));
+                    self.end(stream, outcome, events);
                 }
             }
-            HEADERS if flags & END_STREAM != 0 => {
-                let trailer = body.to_vec();
-                self.end(stream, trailer, events);
+            HEADERS => {
+                let ended = statuses.read(body);
+                if flags & END_STREAM != 0 {
+                    let none = || Err(Failure("no status".to_owned()));
+                    self.end(stream, ended.unwrap_or_else(none), events);
+                }
             }
-            RST_STREAM => self.end(stream, b"reset".to_vec(), events),
+            RST_STREAM => {
+                let code = body.last().copied().unwrap_or_default();
+                self.end(stream, Err(Failure(format!("reset with HTTP/2 code {code}"))), events);
+            }
             SETTINGS if flags & ACK == 0 => {
                 frame_head(output, 0, SETTINGS, ACK, 0);
             }
@@ -262,10 +311,10 @@ impl Wire {
         Ok(())
     }
 
-    fn end(&mut self, stream: u32, trailer: Vec<u8>, events: &mut Vec<Event>) {
+    fn end(&mut self, stream: u32, outcome: Result<(), Failure>, events: &mut Vec<Event>) {
         if let Ok(i) = self.parts.binary_search_by_key(&stream, |p| p.0) {
             self.parts.remove(i);
-            events.push(Event::End { stream, trailer });
+            events.push(Event::End { stream, outcome });
         }
     }
 }
@@ -284,7 +333,8 @@ mod tests {
         }
         for cut in 0..bytes.len() {
             let mut part = Part::default();
-            assert_eq!(part.feed(&bytes[..cut]) + part.feed(&bytes[cut..]), 3, "cut at {cut}");
+            let count = part.feed(&bytes[..cut], true) + part.feed(&bytes[cut..], true);
+            assert_eq!((count, part.last), (3, vec![7; 10]), "cut at {cut}");
         }
     }
 }
