@@ -303,15 +303,18 @@ impl Watchers {
         }
         let mut told: Vec<Told> =
             events.into_iter().map(|event| Told { event, plain: None, with_prev: None }).collect();
-        let mut wanted: BTreeMap<WatcherId, Vec<usize>> = BTreeMap::new();
+        // Who wants which events, by watcher and then in order. (No watcher has two ranges, so none stands here twice for an event.)
+        let mut wanted: Vec<(WatcherId, usize)> = Vec::new();
         for (i, told) in told.iter().enumerate() {
             let by_key = self.keys.get(&told.event.key).into_iter().flatten();
             let ranges = self.ranges.iter().filter(|(range, _)| range.contains(&told.event.key));
-            for watcher in by_key.chain(ranges.flat_map(|(_, watchers)| watchers)) {
-                wanted.entry(*watcher).or_default().push(i);
-            }
+            let watchers = by_key.chain(ranges.flat_map(|(_, watchers)| watchers));
+            wanted.extend(watchers.map(|watcher| (*watcher, i)));
         }
-        for (id, indexes) in wanted {
+        wanted.sort_unstable();
+        let mut encoded = Vec::new();
+        for wanted in wanted.chunk_by(|a, b| a.0 == b.0) {
+            let id = wanted[0].0;
             let state = self.streams.get_mut(&id.0).expect("a listed watcher has a stream");
             let has_room = state.has_room();
             let watcher = state.watchers.get_mut(&id.1).expect("a listed watcher exists");
@@ -329,8 +332,9 @@ impl Watchers {
             if !planted!(CursorLeftBehind) {
                 watcher.next = main + 1;
             }
-            let encoded = encode(watcher, &mut told, &indexes, store, values)?;
-            self.send_events(id, encoded, header);
+            let indexes = wanted.iter().map(|(_, i)| *i);
+            encode(watcher, &mut told, indexes, store, values, &mut encoded)?;
+            self.send_events(id, &encoded, header);
         }
         Ok(())
     }
@@ -382,6 +386,7 @@ impl Watchers {
             return Ok(false);
         }
         let (mut told, upto) = history(values, from, current, self.limits.catch_up_revisions)?;
+        let mut encoded = Vec::new();
         for id in batch {
             let state = self.streams.get_mut(&id.0).expect("checked above");
             if !state.has_room() {
@@ -397,8 +402,8 @@ impl Watchers {
                 };
                 let indexes: Vec<usize> = (0..told.len()).filter(|i| matching(&told[*i])).collect();
                 watcher.next = upto + i64::from(!planted!(CatchUpOverlaps));
-                let encoded = encode(watcher, &mut told, &indexes, store, values)?;
-                self.send_events(id, encoded, header);
+                encode(watcher, &mut told, indexes.into_iter(), store, values, &mut encoded)?;
+                self.send_events(id, &encoded, header);
             }
             if upto >= current {
                 let state = self.streams.get_mut(&id.0).expect("checked above");
@@ -427,7 +432,7 @@ impl Watchers {
         self.ranges.clear();
     }
 
-    fn send_events(&mut self, id: WatcherId, events: Vec<Bytes>, header: &Header) {
+    fn send_events(&mut self, id: WatcherId, events: &[Bytes], header: &Header) {
         if events.is_empty() {
             return;
         }
@@ -437,7 +442,7 @@ impl Watchers {
         watcher.had_events = true;
         let fragment_bytes = if watcher.fragment { self.fragment_bytes } else { usize::MAX };
         let size = |events: &[Bytes]| events.iter().map(|e| e.len() + 6).sum::<usize>() + 48;
-        let mut rest: &[Bytes] = &events;
+        let mut rest = events;
         loop {
             let mut take = rest.len();
             if rest.len() > 1 && size(rest) >= fragment_bytes {
@@ -447,7 +452,7 @@ impl Watchers {
                 }
             }
             let (piece, left) = rest.split_at(take);
-            let response = respond(header, id.1, |w| {
+            let response = respond_with(size(piece), header, id.1, |w| {
                 w.bool(7, !left.is_empty());
                 for event in piece {
                     w.message(11, event);
@@ -500,7 +505,12 @@ impl Watchers {
 
 /// A `WatchResponse`; `rest` writes the fields from 3 on.
 fn respond(header: &Header, id: i64, rest: impl FnOnce(&mut Writer)) -> Bytes {
-    let mut w = Writer::with_capacity(64);
+    respond_with(64, header, id, rest)
+}
+
+/// The same, of about `len` bytes.
+fn respond_with(len: usize, header: &Header, id: i64, rest: impl FnOnce(&mut Writer)) -> Bytes {
+    let mut w = Writer::with_capacity(len);
     w.header(header);
     w.int(2, id);
     rest(&mut w);
@@ -547,20 +557,21 @@ where
     }
 }
 
-/// The encoded events that this watcher wants out of `indexes`.
+/// The encoded events that this watcher wants out of `indexes`, in place of what is in `encoded`.
 fn encode<V: Values>(
     watcher: &Watcher,
     told: &mut [Told],
-    indexes: &[usize],
+    indexes: impl Iterator<Item = usize>,
     store: &Store,
     values: &V,
-) -> Result<Vec<Bytes>, Error>
+    encoded: &mut Vec<Bytes>,
+) -> Result<(), Error>
 where
     V::Error: std::fmt::Display,
 {
-    let mut encoded = Vec::with_capacity(indexes.len());
+    encoded.clear();
     for i in indexes {
-        let Told { event, plain, with_prev } = &mut told[*i];
+        let Told { event, plain, with_prev } = &mut told[i];
         if (event.tombstone && watcher.no_delete) || (!event.tombstone && watcher.no_put) {
             continue;
         }
@@ -579,7 +590,7 @@ where
         }
         encoded.extend(with_prev.clone());
     }
-    Ok(encoded)
+    Ok(())
 }
 
 fn encode_event(event: &Event, prev_kv: Option<&Bytes>) -> Bytes {

@@ -228,6 +228,14 @@ impl Core {
         if let Some(stream) = self.outbox.borrow_mut().streams.get_mut(&stream) {
             stream.queued = stream.queued.saturating_sub(1);
         }
+        // (A connection takes all that is there: one input says so. Who put it there has woken the node.)
+        if let Some(Input::WatchDrained { stream: last, count }) =
+            self.inbox.borrow_mut().last_mut()
+            && *last == stream
+        {
+            *count += 1;
+            return;
+        }
         self.input(Input::WatchDrained { stream, count: 1 });
     }
 

@@ -5,13 +5,14 @@
 //! sends what all answers of a turn came to.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
@@ -34,6 +35,11 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// All headers of a request together. The largest of them is a token of a few kilobytes.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
+
+/// Messages of a stream that are there together share frames up to this size: what a frame may be by default. From a quarter of it on
+/// a message is not worth copying.
+const FRAME_BYTES: usize = 16 << 10;
+const SHARED_BYTES_MAX: usize = FRAME_BYTES / 4;
 
 /// Serves a connection until either side ends it.
 pub async fn serve<S>(
@@ -231,8 +237,8 @@ pub async fn send(mut respond: SendResponse<Bytes>, response: Response<Body>) {
             let _ = out.send_data(Bytes::new(), true);
             return;
         };
-        let sent = match frame.into_data() {
-            Ok(data) => send_data(&mut out, data).await,
+        let (data, mut behind) = match frame.into_data() {
+            Ok(data) => together(&mut body, data).await,
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
                     let _ = out.send_trailers(trailers);
@@ -240,18 +246,43 @@ pub async fn send(mut respond: SendResponse<Bytes>, response: Response<Body>) {
                 return;
             }
         };
-        if sent.is_none() {
+        if send_data(&mut out, data).await.is_none() {
             return;
         }
-        let more = poll_fn(|cx| match out.poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(Err(())),
-            Poll::Pending => body.as_mut().poll_frame(cx).map(Ok),
+        let more = poll_fn(|cx| match (out.poll_reset(cx), behind.take()) {
+            (Poll::Ready(_), _) => Poll::Ready(Err(())),
+            (Poll::Pending, Some(next)) => Poll::Ready(Ok(next)),
+            (Poll::Pending, None) => body.as_mut().poll_frame(cx).map(Ok),
         });
         next = match more.await {
             Err(()) => return,
             Ok(next) => next,
         };
     }
+}
+
+type Next = Option<Result<Frame<Bytes>, Infallible>>;
+
+/// A small part and the small ones behind it that are there already, in one piece (a frame costs as much as copying a kilobyte);
+/// and what came behind them.
+async fn together(body: &mut Pin<&mut Body>, first: Bytes) -> (Bytes, Option<Next>) {
+    let mut all = BytesMut::new();
+    let mut behind = None;
+    while first.len().max(all.len()) + SHARED_BYTES_MAX <= FRAME_BYTES {
+        let next = poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx))).await;
+        let Poll::Ready(next) = next else { break };
+        let data = next.as_ref().and_then(|next| next.as_ref().ok()?.data_ref());
+        let Some(data) = data.filter(|data| data.len() <= SHARED_BYTES_MAX) else {
+            behind = Some(next);
+            break;
+        };
+        if all.is_empty() {
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(data);
+    }
+    let data = if all.is_empty() { first } else { all.freeze() };
+    (data, behind)
 }
 
 /// Sends one part when the client has room for the beginning of it; h2 keeps the rest. `None`: nobody wants it.
