@@ -11,6 +11,7 @@
 
 mod metrics;
 mod normal;
+mod pieces;
 mod requests;
 
 use std::path::{Path, PathBuf};
