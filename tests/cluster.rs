@@ -40,6 +40,19 @@ impl Cluster {
         self.servers.iter().map(Server::client_url).collect()
     }
 
+    /// Who is dead, and what crashes left in the logs.
+    pub fn problems(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for server in &mut self.servers {
+            if !server.is_running() {
+                problems.push(format!("{} is dead", server.setup.name));
+            }
+            let panics = server.panics().into_iter();
+            problems.extend(panics.map(|line| format!("{}: {line}", server.setup.name)));
+        }
+        problems
+    }
+
     /// The place in `servers` of the member that all running members take for their leader.
     pub async fn leader(&mut self) -> usize {
         let clients: Vec<Option<Client>> =

@@ -12,6 +12,7 @@
 //! | `command` | a child process with a deadline; where the stock tools are |
 //! | `port` | ports nobody else uses |
 //! | `poll` | waiting for a condition |
+//! | `program` | options, runtime and end of the programs beside the tests |
 //! | `rng` | seeded numbers |
 
 pub mod client;
@@ -20,6 +21,7 @@ pub mod command;
 pub mod http;
 pub mod poll;
 pub mod port;
+pub mod program;
 pub mod req;
 pub mod rng;
 pub mod server;

@@ -12,6 +12,10 @@ use serde_json::error::Category;
 
 use crate::choices::Choices;
 use crate::memory;
+use pieces::PIECES;
+
+#[path = "../../tests/httpdiff/pieces.rs"]
+mod pieces;
 
 /// A long one, with everything in it; a short one; a stream's; and one with lists of names.
 const PATHS: &[&str] =
@@ -47,48 +51,6 @@ fn shape(choices: &mut Choices<'_>) -> MessageDescriptor {
 
 /// Texts that look like a question, more often than chance would have it: names of fields, and values of any kind.
 fn written(shape: &MessageDescriptor, choices: &mut Choices<'_>) -> String {
-    const PIECES: [&str; 40] = [
-        "{",
-        "}",
-        "[",
-        "]",
-        ",",
-        ":",
-        "\"",
-        "{}",
-        "[]",
-        "null",
-        "true",
-        "false",
-        "0",
-        "-1",
-        "1.5",
-        "2e0",
-        "10e-1",
-        "1e99",
-        "9223372036854775808",
-        "\"7\"",
-        "\"7 x\"",
-        "\" 7\"",
-        "\"YQ==\"",
-        "\"-_\"",
-        "\"*\"",
-        "\"\\u0041\"",
-        "\"\\u00",
-        "\"\\ud83d\\ude00\"",
-        "\"\\ud800\"",
-        "\"\\",
-        "é",
-        "\u{1}",
-        "\n",
-        " ",
-        "01",
-        "-",
-        "tru",
-        "{\"x\":",
-        "[[",
-        "\"x\":1",
-    ];
     let mut text = String::new();
     let mut shape = shape.clone();
     while !choices.is_done() {

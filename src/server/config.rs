@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use norn_node::AutoCompaction;
 
@@ -40,7 +41,7 @@ pub struct ServerConfig {
     pub keepalive_ms: u64,
     pub keepalive_timeout_ms: u64,
     /// Clients that ping more often are sent away.
-    pub keepalive_min_ms: u64,
+    pub keepalive_min: Duration,
     pub snapshot_count: u64,
     pub catch_up_entries: u64,
     pub wals_max: usize,
@@ -69,6 +70,8 @@ pub struct ServerConfig {
 }
 
 const ELECTION_MS_MAX: u64 = 50_000;
+/// Go's gRPC server's own, which zero stands for.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(300);
 const HOUR_MS: u64 = 3_600_000;
 const QUOTA_SUGGESTED_MAX: i64 = 8 << 30;
 const REQUEST_SUGGESTED_MAX: u64 = 10 << 20;
@@ -216,7 +219,10 @@ impl ServerConfig {
             streams_max: u32::try_from(values.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
             keepalive_ms,
             keepalive_timeout_ms,
-            keepalive_min_ms: or_default(values.duration_ms("grpc-keepalive-min-time"), 300_000),
+            keepalive_min: match values.duration("grpc-keepalive-min-time") {
+                Duration::ZERO => KEEPALIVE_MIN,
+                min => min,
+            },
             snapshot_count: or_default(values.uint("snapshot-count"), 10_000),
             catch_up_entries: or_default(values.uint("snapshot-catchup-entries"), 5_000),
             wals_max: values.uint("max-wals") as usize,
@@ -396,6 +402,16 @@ mod tests {
         assert_eq!(config.initial_cluster_text, "m1=http://localhost:2380");
         assert_eq!((config.tick_ms, config.election_ticks), (100, 10));
         assert_eq!(config.data_dir, PathBuf::from("m1.etcd"));
+    }
+
+    #[test]
+    fn the_interval_of_pings() {
+        let min = |text: &str| {
+            config(&[&format!("--grpc-keepalive-min-time={text}")]).unwrap().keepalive_min
+        };
+        assert_eq!(min("1ns"), Duration::from_nanos(1));
+        assert_eq!(min("0s"), KEEPALIVE_MIN);
+        assert_eq!(min("-1s"), KEEPALIVE_MIN);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! values mean together is [`crate::config`]'s business.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::go_values::{parse_duration_ns, parse_int, parse_uint};
 use crate::url;
@@ -311,9 +312,14 @@ impl Values {
         parse_int(self.text(name)).unwrap_or(0)
     }
 
-    pub fn duration_ms(&self, name: &str) -> u64 {
+    /// What is negative is nothing.
+    pub fn duration(&self, name: &str) -> Duration {
         let ns = parse_duration_ns(self.text(name)).unwrap_or(0);
-        u64::try_from(ns / 1_000_000).unwrap_or(0)
+        Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
+    }
+
+    pub fn duration_ms(&self, name: &str) -> u64 {
+        self.duration(name).as_millis() as u64
     }
 
     pub fn urls(&self, name: &str) -> Vec<String> {

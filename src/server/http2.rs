@@ -57,7 +57,7 @@ pub async fn serve<S>(
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_concurrent_streams(config.streams_max);
     // (How a connection ends is the client's business, here and below.)
-    let stream = Pings::new(stream, Duration::from_millis(config.keepalive_min_ms));
+    let stream = Pings::new(stream, config.keepalive_min);
     let heard = stream.heard();
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     let mut pulse = Pulse::new(&mut connection, config, heard);

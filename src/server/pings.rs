@@ -82,8 +82,8 @@ impl<S> Pings<S> {
         Rc::clone(&self.heard)
     }
 
-    fn listen(&mut self, bytes: &[u8]) {
-        self.heard.set(Instant::now());
+    fn listen(&mut self, bytes: &[u8], now: Instant) {
+        self.heard.set(now);
         let mut inbound = std::mem::take(&mut self.inbound);
         inbound.pass(bytes, |head| match head.kind {
             HEADERS if head.stream > self.last_stream => {
@@ -93,14 +93,13 @@ impl<S> Pings<S> {
             RST_STREAM => {
                 self.active.remove(&head.stream);
             }
-            PING if head.flags & ACK == 0 => self.pinged(),
+            PING if head.flags & ACK == 0 => self.pinged(now),
             _ => {}
         });
         self.inbound = inbound;
     }
 
-    fn pinged(&mut self) {
-        let now = Instant::now();
+    fn pinged(&mut self, now: Instant) {
         let since = self.last_ping.replace(now).map(|last| now - last);
         if std::mem::take(&mut self.has_spoken) {
             self.strikes = 0;
@@ -173,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Pings<S> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        this.listen(&buf.filled()[before..]);
+        this.listen(&buf.filled()[before..], Instant::now());
         if this.parting != Parting::No {
             buf.set_filled(before);
             // (Where a frame is half said, its rest brings us back.)
@@ -285,14 +284,70 @@ mod tests {
         assert_eq!((kinds, heads.is_between()), (vec![7], true));
     }
 
+    fn frame(len: u8, kind: u8, flags: u8, stream: u8) -> Vec<u8> {
+        let mut bytes = vec![0, 0, len, kind, flags, 0, 0, 0, stream];
+        bytes.extend(std::iter::repeat_n(7, usize::from(len)));
+        bytes
+    }
+
+    /// A connection after its preface; where `has_stream`, with a stream that the client has opened and nobody has ended.
+    fn connected(min: Duration, has_stream: bool) -> (Pings<()>, Instant) {
+        let (mut pings, start) = (Pings::new((), min), Instant::now());
+        pings.listen(&[0; PREFACE_BYTES], start);
+        if has_stream {
+            pings.listen(&frame(0, HEADERS, 0, 1), start);
+        }
+        (pings, start)
+    }
+
+    /// How many pings are taken, of twenty so far apart.
+    fn taken(min: Duration, has_stream: bool, apart: Duration) -> u32 {
+        let (mut pings, start) = connected(min, has_stream);
+        let is_taken = |n: &u32| {
+            pings.listen(&frame(8, PING, 0, 0), start + apart * *n);
+            pings.parting == Parting::No
+        };
+        (0..20).take_while(is_taken).count() as u32
+    }
+
+    #[test]
+    fn the_distance_of_pings_counts() {
+        const MIN: Duration = Duration::from_millis(20);
+        const SHORT: Duration = Duration::from_nanos(1);
+        assert_eq!(taken(MIN, true, MIN), 20);
+        assert_eq!(taken(MIN, true, MIN - SHORT), 1 + STRIKES_MAX);
+        assert_eq!(taken(MIN, false, MIN), 1 + STRIKES_MAX, "nothing to keep alive");
+        assert_eq!(taken(MIN, false, IDLE_MIN - SHORT), 1 + STRIKES_MAX);
+        assert_eq!(taken(MIN, false, IDLE_MIN), 20);
+    }
+
+    #[test]
+    fn strikes_are_not_forgotten_by_waiting_but_by_an_answer() {
+        const MIN: Duration = Duration::from_secs(5);
+        let ping = frame(8, PING, 0, 0);
+        let (mut pings, start) = connected(MIN, true);
+        for seconds in [0, 1, 2, 60, 61] {
+            assert_eq!(pings.parting, Parting::No, "before {seconds}");
+            pings.listen(&ping, start + Duration::from_secs(seconds));
+        }
+        assert_eq!(pings.parting, Parting::Said(0));
+
+        let (mut pings, start) = connected(MIN, true);
+        let answer = frame(5, DATA, 0, 1);
+        for seconds in 0..40 {
+            pings.listen(&ping, start + Duration::from_secs(seconds));
+            if seconds % 3 == 0 {
+                pings.say(&[IoSlice::new(&answer)], answer.len());
+            }
+        }
+        assert_eq!(pings.parting, Parting::No);
+    }
+
     #[test]
     fn heads_are_found_whatever_the_pieces() {
-        let frame = |len: u8, kind, stream| {
-            let mut bytes = vec![0, 0, len, kind, END_STREAM, 0, 0, 0, stream];
-            bytes.extend(std::iter::repeat_n(7, usize::from(len)));
-            bytes
-        };
-        let all = [vec![0; 3], frame(5, DATA, 1), frame(0, HEADERS, 3), frame(8, PING, 0)].concat();
+        let frames = [(5, DATA, 1), (0, HEADERS, 3), (8, PING, 0)];
+        let frames = frames.map(|(len, kind, stream)| frame(len, kind, END_STREAM, stream));
+        let all = [vec![0; 3], frames.concat()].concat();
         for size in 1..all.len() {
             let mut heads = Heads::after(3);
             let mut found = Vec::new();

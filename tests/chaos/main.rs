@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use norn_tests::program::{self, Words};
 use norn_tests::rng::Rng;
 use norn_tests::{Cluster, Setup};
 
@@ -40,13 +41,7 @@ const USAGE: &str = "usage: norn-chaos [--server PATH] [--seconds N] [--seed S] 
 const MEMBERS: usize = 3;
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(problem) => {
-            eprintln!("{problem}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let options = program::options(USAGE, read);
     println!(
         "norn-chaos: {} with seed {}, {} s, {} clients{}",
         options.server.display(),
@@ -55,16 +50,7 @@ fn main() -> ExitCode {
         options.clients,
         if options.wipe { ", wiping" } else { "" }
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let problems = runtime.block_on(run(&options));
-    for problem in problems.iter().take(20) {
-        println!("PROBLEM: {problem}");
-    }
-    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    program::end(&program::runtime().block_on(run(&options)))
 }
 
 async fn run(options: &Options) -> Vec<String> {
@@ -88,13 +74,7 @@ async fn run(options: &Options) -> Vec<String> {
         logs.push(client.await.expect("a client does not panic"));
     }
 
-    let mut problems = Vec::new();
-    for server in &mut cluster.servers {
-        if !server.is_running() {
-            problems.push(format!("{} is dead", server.setup.name));
-        }
-        problems.extend(server.panics().into_iter().map(|p| format!("{}: {p}", server.setup.name)));
-    }
+    let mut problems = cluster.problems();
     let mut found = check::History::default();
     if problems.is_empty() {
         (found, problems) = check::check(&cluster, &logs).await;
@@ -124,25 +104,13 @@ async fn run(options: &Options) -> Vec<String> {
     problems
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
-    let (mut server, mut seconds, mut seed, mut clients, mut wipe) = (None, 30, 1, 16, false);
-    let mut flags = Vec::new();
-    while let Some(word) = words.next() {
-        if word == "--wipe" {
-            wipe = true;
-            continue;
-        }
-        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
-        let bad = |_| format!("{word}: cannot read {value:?}");
-        match word.as_str() {
-            "--server" => server = Some(PathBuf::from(&value)),
-            "--seconds" => seconds = value.parse().map_err(bad)?,
-            "--seed" => seed = value.parse().map_err(bad)?,
-            "--clients" => clients = value.parse().map_err(bad)?,
-            "--flag" => flags.push(value),
-            _ => return Err(format!("unknown option {word}")),
-        }
-    }
-    let server = server.unwrap_or_else(|| norn_tests::command::server_path().to_owned());
-    Ok(Options { server, seconds, seed, clients, wipe, flags })
+fn read(words: &mut Words) -> Result<Options, String> {
+    Ok(Options {
+        flags: words.all("--flag")?,
+        seconds: words.number("--seconds", 30)?,
+        seed: words.number("--seed", 1)?,
+        clients: words.number("--clients", 16)?,
+        wipe: words.has("--wipe"),
+        server: words.server()?,
+    })
 }

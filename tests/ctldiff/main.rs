@@ -19,6 +19,8 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use norn_tests::program::{self, Words};
+
 use crate::normal::normal;
 use crate::place::Place;
 use crate::script::Line;
@@ -118,13 +120,7 @@ fn hear_interrupts() {
 
 fn main() -> ExitCode {
     hear_interrupts();
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(problem) => {
-            eprintln!("{problem}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let options = program::options(USAGE, read);
     let work: Vec<(&Tools, &Scenario)> = SCENARIOS
         .iter()
         .filter(|s| options.only.as_ref().is_none_or(|only| only == s.name))
@@ -144,7 +140,7 @@ fn main() -> ExitCode {
     });
     let (compared, differing) = *found.lock().expect("no holder panics");
     println!("norn-ctldiff: {compared} answers compared, {differing} differ");
-    if differing == 0 && compared > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    program::verdict(differing == 0 && compared > 0)
 }
 
 /// How many answers were compared, and how many differ.
@@ -194,41 +190,24 @@ fn compare(options: &Options, tools: &Tools, scenario: &Scenario) -> (usize, usi
     (compared, differing)
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
-    let (mut etcd, mut norn, mut utl, mut ctls) = (None, None, None, Vec::new());
-    let (mut jobs, mut only, mut show) = (2, None, false);
-    while let Some(word) = words.next() {
-        if word == "--show" {
-            show = true;
-            continue;
-        }
-        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
-        let bad = || format!("{word}: cannot read {value:?}");
-        match word.as_str() {
-            "--etcd" => etcd = Some(PathBuf::from(value)),
-            "--norn" => norn = Some(PathBuf::from(value)),
-            // Without it its lines are left out.
-            "--utl" => utl = Some(PathBuf::from(value)).filter(|p| p.exists()),
-            "--ctl" => {
-                let (label, path) = value.split_once('=').ok_or_else(bad)?;
-                ctls.push((label.to_owned(), PathBuf::from(path)));
-            }
-            "--jobs" => jobs = value.parse().map_err(|_| bad())?,
-            "--only" => only = Some(value),
-            _ => return Err(format!("unknown option {word}")),
-        }
-    }
-    let tools: Vec<Tools> =
-        ctls.into_iter().map(|(label, ctl)| Tools { label, ctl, utl: utl.clone() }).collect();
+fn read(words: &mut Words) -> Result<Options, String> {
+    // Without it its lines are left out.
+    let utl = words.text("--utl")?.map(PathBuf::from).filter(|path| path.exists());
+    let tool = |text: &String| {
+        let (label, ctl) =
+            text.split_once('=').ok_or_else(|| program::unreadable("--ctl", text))?;
+        Ok(Tools { label: label.to_owned(), ctl: ctl.into(), utl: utl.clone() })
+    };
+    let tools = words.all("--ctl")?.iter().map(tool).collect::<Result<Vec<_>, String>>()?;
     if tools.is_empty() {
         return Err("--ctl is missing".to_owned());
     }
     Ok(Options {
-        etcd: etcd.ok_or("--etcd is missing")?,
-        norn: norn.ok_or("--norn is missing")?,
+        etcd: words.path("--etcd")?,
+        norn: words.path("--norn")?,
         tools,
-        jobs,
-        only,
-        show,
+        jobs: words.number("--jobs", 2)?,
+        only: words.text("--only")?,
+        show: words.has("--show"),
     })
 }

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use norn_tests::program::{self, Words};
 use tokio::task::{JoinSet, LocalSet};
 
 struct Options {
@@ -37,22 +38,11 @@ struct Options {
 const USAGE: &str = "usage: norn-diff --etcd PATH --norn PATH [--seeds A..B] [--ops N] [--shrink RUNS] [--jobs N] [--all]";
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(problem) => {
-            eprintln!("{problem}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let options = program::options(USAGE, read);
     let (seeds, ops) = (options.seeds.end - options.seeds.start, options.ops);
-    let differing = LocalSet::new().block_on(&runtime, run(options));
+    let differing = LocalSet::new().block_on(&program::runtime(), run(options));
     println!("norn-diff: {seeds} seeds of {ops} operations, {differing} with a difference");
-    if differing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    program::verdict(differing == 0)
 }
 
 async fn run(options: Options) -> usize {
@@ -99,36 +89,14 @@ async fn one(options: &Options, seed: u64) -> (String, bool) {
     (report, true)
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
-    let (mut etcd, mut norn) = (None, None);
-    let (mut seeds, mut ops, mut shrink_runs, mut jobs, mut all) = (1..11, 300, 150, 1, false);
-    while let Some(word) = words.next() {
-        if word == "--all" {
-            all = true;
-            continue;
-        }
-        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
-        let bad = || format!("{word}: cannot read {value:?}");
-        match word.as_str() {
-            "--etcd" => etcd = Some(PathBuf::from(value)),
-            "--norn" => norn = Some(PathBuf::from(value)),
-            "--ops" => ops = value.parse().map_err(|_| bad())?,
-            "--jobs" => jobs = value.parse().map_err(|_| bad())?,
-            "--shrink" => shrink_runs = value.parse().map_err(|_| bad())?,
-            "--seeds" => {
-                let (a, b) = value.split_once("..").ok_or_else(bad)?;
-                seeds = a.parse().map_err(|_| bad())?..b.parse().map_err(|_| bad())?;
-            }
-            _ => return Err(format!("unknown option {word}")),
-        }
-    }
+fn read(words: &mut Words) -> Result<Options, String> {
     Ok(Options {
-        etcd: etcd.ok_or("--etcd is missing")?,
-        norn: norn.ok_or("--norn is missing")?,
-        seeds,
-        ops,
-        shrink_runs,
-        all,
-        jobs,
+        etcd: words.path("--etcd")?,
+        norn: words.path("--norn")?,
+        seeds: words.seeds(1..11)?,
+        ops: words.number("--ops", 300)?,
+        shrink_runs: words.number("--shrink", 150)?,
+        all: words.has("--all"),
+        jobs: words.number("--jobs", 1)?,
     })
 }

@@ -11,6 +11,7 @@
 
 mod metrics;
 mod normal;
+mod pieces;
 mod requests;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use norn_tests::http::{Answer, exchange_with, get};
 use norn_tests::poll::until;
+use norn_tests::program::{self, Words};
 use norn_tests::rng::Rng;
 use norn_tests::{Server, Setup};
 
@@ -39,13 +41,7 @@ const VERSIONS_LIMIT: Duration = Duration::from_secs(60);
 const PRINTED_MAX: usize = 40;
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(problem) => {
-            eprintln!("{problem}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let options = program::options(USAGE, read);
     let (mut sent, mut differing) = (0, 0);
     let mut lacking = Vec::new();
     for seed in options.seeds.clone() {
@@ -73,8 +69,7 @@ fn main() -> ExitCode {
         "norn-httpdiff: {sent} requests, {differing} answered differently, {} metrics lacking",
         lacking.len()
     );
-    let is_equal = differing == 0 && (lacking.is_empty() || !options.metrics);
-    if is_equal { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    program::verdict(differing == 0 && (lacking.is_empty() || !options.metrics))
 }
 
 /// A fresh server whose cluster has decided its versions, which it does a while after its start.
@@ -92,32 +87,12 @@ fn send(server: &Server, ask: &Ask) -> Answer {
     exchange_with(&server.client_address(), ask.method, &ask.path, &headers, &ask.body)
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
-    let (mut etcd, mut norn) = (None, None);
-    let (mut seeds, mut requests, mut metrics) = (1..4, 300, false);
-    while let Some(word) = words.next() {
-        if word == "--metrics" {
-            metrics = true;
-            continue;
-        }
-        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
-        let bad = || format!("{word}: cannot read {value:?}");
-        match word.as_str() {
-            "--etcd" => etcd = Some(PathBuf::from(value)),
-            "--norn" => norn = Some(PathBuf::from(value)),
-            "--requests" => requests = value.parse().map_err(|_| bad())?,
-            "--seeds" => {
-                let (a, b) = value.split_once("..").ok_or_else(bad)?;
-                seeds = a.parse().map_err(|_| bad())?..b.parse().map_err(|_| bad())?;
-            }
-            _ => return Err(format!("unknown option {word}")),
-        }
-    }
+fn read(words: &mut Words) -> Result<Options, String> {
     Ok(Options {
-        etcd: etcd.ok_or("--etcd is missing")?,
-        norn: norn.ok_or("--norn is missing")?,
-        seeds,
-        requests,
-        metrics,
+        etcd: words.path("--etcd")?,
+        norn: words.path("--norn")?,
+        seeds: words.seeds(1..4)?,
+        requests: words.number("--requests", 300)?,
+        metrics: words.has("--metrics"),
     })
 }

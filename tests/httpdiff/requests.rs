@@ -4,6 +4,8 @@ use std::fmt;
 
 use norn_tests::rng::Rng;
 
+use crate::pieces::PIECES;
+
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub method: &'static str,
@@ -153,53 +155,6 @@ const HEADERS: &[(&str, &str)] = &[
     ("Upgrade", "h2c"),
     ("X-Forwarded-For", "10.0.0.1"),
     ("Sec-WebSocket-Key", "x"),
-];
-
-/// What bodies are bent with.
-const PIECES: &[&str] = &[
-    "{",
-    "}",
-    "[",
-    "]",
-    ",",
-    ":",
-    "\"",
-    "null",
-    "true",
-    "false",
-    "0",
-    "-1",
-    "1.5",
-    "1e2",
-    "1e99",
-    "9223372036854775808",
-    "18446744073709551615",
-    "\"7\"",
-    "\" 7\"",
-    "\"Zm9v\"",
-    "\"***\"",
-    "\"Zg\"",
-    "\"-_\"",
-    "\"\\u0041\"",
-    "\"\\ud800\"",
-    "\"\\ud83d\\ude00\"",
-    "\"\\x\"",
-    "\\",
-    "\n",
-    " ",
-    "\t",
-    "é",
-    "\u{a0}",
-    "\"x\":",
-    "\"key\":\"YQ==\",",
-    "\"[x]\":1,",
-    "{\"key\":1}",
-    "NaN",
-    "'",
-    "//",
-    "\u{feff}",
-    "\u{1}",
-    "<&>",
 ];
 
 fn ask(method: &'static str, path: impl Into<String>, body: &[u8]) -> Ask {

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use norn_tests::program::{self, Words};
 use norn_tests::rng::Rng;
 use norn_tests::{Cluster, Setup};
 
@@ -51,23 +52,8 @@ const RECOVERY: Duration = Duration::from_secs(10);
 const PROGRESS_LIMIT: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(problem) => {
-            eprintln!("{problem}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let problems = runtime.block_on(run(&options));
-    for problem in problems.iter().take(20) {
-        println!("PROBLEM: {problem}");
-    }
-    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let options = program::options(USAGE, read);
+    program::end(&program::runtime().block_on(run(&options)))
 }
 
 async fn run(options: &Options) -> Vec<String> {
@@ -115,13 +101,7 @@ async fn run(options: &Options) -> Vec<String> {
         logs.push(cacher.await.expect("a cacher does not panic"));
     }
 
-    let mut problems = Vec::new();
-    for server in &mut cluster.servers {
-        if !server.is_running() {
-            problems.push(format!("{} is dead", server.setup.name));
-        }
-        problems.extend(server.panics().into_iter().map(|p| format!("{}: {p}", server.setup.name)));
-    }
+    let mut problems = cluster.problems();
     truth.check(&logs, &mut problems);
     let mut waits: Vec<Duration> = logs.iter().flat_map(|log| log.waits.clone()).collect();
     waits.sort();
@@ -165,20 +145,12 @@ async fn kill(cluster: &mut Cluster, victim: usize, shared: &Shared) {
     shared.faults.fetch_add(1, Ordering::SeqCst);
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
-    let (mut server, mut seconds, mut seed, mut apiservers, mut pace) = (None, 60, 1, 2, 20);
-    while let Some(word) = words.next() {
-        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
-        let bad = |_| format!("{word}: cannot read {value:?}");
-        match word.as_str() {
-            "--server" => server = Some(PathBuf::from(&value)),
-            "--seconds" => seconds = value.parse().map_err(bad)?,
-            "--seed" => seed = value.parse().map_err(bad)?,
-            "--apiservers" => apiservers = value.parse().map_err(bad)?,
-            "--pace" => pace = value.parse().map_err(bad)?,
-            _ => return Err(format!("unknown option {word}")),
-        }
-    }
-    let server = server.unwrap_or_else(|| norn_tests::command::server_path().to_owned());
-    Ok(Options { server, seconds, seed, apiservers, pace })
+fn read(words: &mut Words) -> Result<Options, String> {
+    Ok(Options {
+        seconds: words.number("--seconds", 60)?,
+        seed: words.number("--seed", 1)?,
+        apiservers: words.number("--apiservers", 2)?,
+        pace: words.number("--pace", 20)?,
+        server: words.server()?,
+    })
 }

@@ -15,6 +15,7 @@ mod watchers;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use norn_tests::program::{self, Words};
 use norn_tests::{Server, Setup};
 
 struct Options {
@@ -25,46 +26,20 @@ struct Options {
 const USAGE: &str = "usage: norn-weight [--server PATH] [--leases N]";
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(problem) => {
-            eprintln!("{problem}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let options = program::options(USAGE, read);
     let mut problems = Vec::new();
-    runtime.block_on(async {
+    program::runtime().block_on(async {
         problems.extend(watchers::idle(&start(&options)).await);
         problems.extend(watchers::stalled(&start(&options)).await);
         problems.extend(leases::crowd(&start(&options), options.leases).await);
     });
-    for problem in &problems {
-        println!("PROBLEM: {problem}");
-    }
-    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    program::end(&problems)
 }
 
 fn start(options: &Options) -> Server {
     Server::start_with(Setup::of(&options.server).flag("--quota-backend-bytes=8589934592"))
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
-    let (mut server, mut leases) = (None, 20_000);
-    while let Some(word) = words.next() {
-        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
-        match word.as_str() {
-            "--server" => server = Some(PathBuf::from(&value)),
-            "--leases" => {
-                leases = value.parse().map_err(|_| format!("{word}: cannot read {value:?}"))?;
-            }
-            _ => return Err(format!("unknown option {word}")),
-        }
-    }
-    let server = server.unwrap_or_else(|| norn_tests::command::server_path().to_owned());
-    Ok(Options { server, leases })
+fn read(words: &mut Words) -> Result<Options, String> {
+    Ok(Options { leases: words.number("--leases", 20_000)?, server: words.server()? })
 }

@@ -147,96 +147,109 @@ fn write_identity<R: Reader>(page: &mut Page, node: &Node<R>, id: &str) {
 fn write_store<R: Reader>(page: &mut Page, node: &Node<R>) {
     let c = node.counters();
     let (db_bytes, used_bytes) = node.db_bytes();
-    page.gauge(
-        "etcd_mvcc_db_total_size_in_bytes",
-        "Total size of the underlying database physically allocated in bytes.",
-        db_bytes as f64,
-    );
-    page.gauge(
-        "etcd_mvcc_db_total_size_in_use_in_bytes",
-        "Total size of the underlying database logically in use in bytes.",
-        used_bytes as f64,
-    );
-    page.gauge(
-        "etcd_mvcc_db_open_read_transactions",
-        "The number of currently open read transactions",
-        node.exports() as f64,
-    );
-    let mut counter = |name, help, value| page.counter(name, help, value);
-    counter("etcd_mvcc_range_total", "Total number of ranges seen by this member.", c.ranges);
-    counter("etcd_mvcc_put_total", "Total number of puts seen by this member.", c.puts);
-    counter("etcd_mvcc_delete_total", "Total number of deletes seen by this member.", c.deletes);
-    counter("etcd_mvcc_txn_total", "Total number of txns seen by this member.", c.txns);
     let (store, watchers) = (node.store(), node.watchers());
-    counter(
-        "etcd_debugging_mvcc_events_total",
-        "Total number of events sent by this member.",
-        watchers.event_count(),
-    );
-    counter(
-        "etcd_debugging_mvcc_db_compaction_keys_total",
-        "Total number of db keys compacted.",
-        c.keys_compacted,
-    );
-    let mut gauge = |name, help, value| page.gauge(name, help, value);
-    gauge(
-        "etcd_debugging_mvcc_total_put_size_in_bytes",
-        "The total size of put kv pairs seen by this member.",
-        c.put_bytes as f64,
-    );
-    gauge(
-        "etcd_debugging_mvcc_keys_total",
-        "Total number of keys.",
-        store.index().live_count() as f64,
-    );
-    gauge(
-        "etcd_debugging_mvcc_current_revision",
-        "The current revision of store.",
-        store.current() as f64,
-    );
-    gauge(
-        "etcd_debugging_mvcc_compact_revision",
-        "The revision of the last compaction in store.",
-        store.compacted() as f64,
-    );
-    gauge(
-        "etcd_debugging_mvcc_watch_stream_total",
-        "Total number of watch streams.",
-        watchers.stream_count() as f64,
-    );
-    gauge(
-        "etcd_debugging_mvcc_watcher_total",
-        "Total number of watchers.",
-        watchers.watcher_count() as f64,
-    );
-    gauge(
-        "etcd_debugging_mvcc_slow_watcher_total",
-        "Total number of unsynced slow watchers.",
-        watchers.catching_up_count() as f64,
-    );
+    let counters = [
+        ("etcd_mvcc_range_total", "Total number of ranges seen by this member.", c.ranges),
+        ("etcd_mvcc_put_total", "Total number of puts seen by this member.", c.puts),
+        ("etcd_mvcc_delete_total", "Total number of deletes seen by this member.", c.deletes),
+        ("etcd_mvcc_txn_total", "Total number of txns seen by this member.", c.txns),
+        (
+            "etcd_debugging_mvcc_events_total",
+            "Total number of events sent by this member.",
+            watchers.event_count(),
+        ),
+        (
+            "etcd_debugging_mvcc_db_compaction_keys_total",
+            "Total number of db keys compacted.",
+            c.keys_compacted,
+        ),
+    ];
+    for (name, help, value) in counters {
+        page.counter(name, help, value);
+    }
+    let gauges = [
+        (
+            "etcd_mvcc_db_total_size_in_bytes",
+            "Total size of the underlying database physically allocated in bytes.",
+            db_bytes as f64,
+        ),
+        (
+            "etcd_mvcc_db_total_size_in_use_in_bytes",
+            "Total size of the underlying database logically in use in bytes.",
+            used_bytes as f64,
+        ),
+        (
+            "etcd_mvcc_db_open_read_transactions",
+            "The number of currently open read transactions",
+            node.exports() as f64,
+        ),
+        (
+            "etcd_debugging_mvcc_total_put_size_in_bytes",
+            "The total size of put kv pairs seen by this member.",
+            c.put_bytes as f64,
+        ),
+        (
+            "etcd_debugging_mvcc_keys_total",
+            "Total number of keys.",
+            store.index().live_count() as f64,
+        ),
+        (
+            "etcd_debugging_mvcc_current_revision",
+            "The current revision of store.",
+            store.current() as f64,
+        ),
+        (
+            "etcd_debugging_mvcc_compact_revision",
+            "The revision of the last compaction in store.",
+            store.compacted() as f64,
+        ),
+        (
+            "etcd_debugging_mvcc_watch_stream_total",
+            "Total number of watch streams.",
+            watchers.stream_count() as f64,
+        ),
+        (
+            "etcd_debugging_mvcc_watcher_total",
+            "Total number of watchers.",
+            watchers.watcher_count() as f64,
+        ),
+        (
+            "etcd_debugging_mvcc_slow_watcher_total",
+            "Total number of unsynced slow watchers.",
+            watchers.catching_up_count() as f64,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        page.gauge(name, help, value);
+    }
 }
 
 fn write_leases(page: &mut Page, c: &Counters) {
-    page.counter(
-        "etcd_debugging_lease_granted_total",
-        "The total number of granted leases.",
-        c.leases_granted,
-    );
-    page.counter(
-        "etcd_debugging_lease_revoked_total",
-        "The total number of revoked leases.",
-        c.leases_revoked,
-    );
-    page.counter(
-        "etcd_debugging_lease_renewed_total",
-        "The number of renewed leases seen by the leader.",
-        c.leases_renewed,
-    );
-    page.counter(
-        "etcd_debugging_server_lease_expired_total",
-        "The total number of expired leases.",
-        c.leases_expired,
-    );
+    let counters = [
+        (
+            "etcd_debugging_lease_granted_total",
+            "The total number of granted leases.",
+            c.leases_granted,
+        ),
+        (
+            "etcd_debugging_lease_revoked_total",
+            "The total number of revoked leases.",
+            c.leases_revoked,
+        ),
+        (
+            "etcd_debugging_lease_renewed_total",
+            "The number of renewed leases seen by the leader.",
+            c.leases_renewed,
+        ),
+        (
+            "etcd_debugging_server_lease_expired_total",
+            "The total number of expired leases.",
+            c.leases_expired,
+        ),
+    ];
+    for (name, help, value) in counters {
+        page.counter(name, help, value);
+    }
     let ttls = Histogram::exponential(1.0, 2.0, LEASE_TTL_BOUNDS);
     ttls.fill(&c.lease_ttls, c.lease_ttl_seconds);
     page.histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", &ttls);

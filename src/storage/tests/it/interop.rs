@@ -13,7 +13,7 @@ use norn_storage::{Disk, DiskOp, DiskRead, MemDisk};
 
 use crate::bolt;
 use crate::support::{name, run};
-use crate::wal::entry;
+use crate::wal_workload::entry;
 
 const OPTS: WalOptions = WalOptions { segment_bytes: 4096 };
 

@@ -6,3 +6,7 @@ mod revlog;
 mod revlog_workload;
 mod support;
 mod wal;
+mod wal_crashes;
+mod wal_damage;
+mod wal_segments;
+mod wal_workload;
