@@ -174,6 +174,7 @@ impl<R: Reader> Node<R> {
             lessor: state.lessor,
             members: state.members,
             alarms: state.alarms,
+            alarm_counts: BTreeMap::new(),
             applied,
             applied_term,
             cluster_version: state.cluster_version,

@@ -50,6 +50,8 @@ pub struct Node<R> {
     pub(crate) members: Members,
     /// Raised alarms: (member, type).
     pub(crate) alarms: BTreeSet<(u64, i32)>,
+    /// For operators, as etcd counts: how often each was raised since the start, also again, less how often it was taken back.
+    pub(crate) alarm_counts: BTreeMap<(u64, i32), i64>,
     pub(crate) applied: u64,
     pub(crate) applied_term: u64,
     /// `X.Y.0`, once decided.
@@ -534,6 +536,11 @@ impl<R: Reader> Node<R> {
 
     pub fn watchers(&self) -> &Watchers {
         &self.watchers
+    }
+
+    /// Alarms raised less those taken back, since the start: (member, type), count.
+    pub fn alarm_counts(&self) -> impl Iterator<Item = ((u64, i32), i64)> + '_ {
+        self.alarm_counts.iter().map(|(alarm, count)| (*alarm, *count))
     }
 
     pub fn alarms(&self) -> impl Iterator<Item = (u64, i32)> + '_ {
