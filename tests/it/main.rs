@@ -12,6 +12,7 @@ mod keepalive;
 mod kv;
 mod lease;
 mod library;
+mod limits;
 mod member;
 mod metrics;
 mod mixed;
