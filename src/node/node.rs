@@ -323,7 +323,9 @@ impl<R: Reader> Node<R> {
             self.counters.leader_changes += 1;
         }
         self.last_leader = leader;
-        self.leader_elected_at = (role == Role::Leader).then_some(self.now);
+        if role == Role::Leader {
+            self.leader_elected_at = Some(self.now);
+        }
         self.out.events.push(NodeEvent::LeaderChanged { leader });
         if !leader.is_none() {
             let failed = self.reads.leader_changed();

@@ -11,6 +11,7 @@ mod http;
 mod keepalive;
 mod kv;
 mod lease;
+mod leaderless;
 mod library;
 mod limits;
 mod member;
