@@ -196,6 +196,9 @@ pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendRespon
 fn begin(core: &Core, at: usize, headers: &HeaderMap) -> Result<Started, (Started, Status)> {
     let mut metrics = core.grpc_metrics.borrow_mut();
     let call = metrics.started(at);
+    if !suits_learner(at) && core.with_node(|node| node.is_learner()) {
+        return Err((call, Error::NotSupportedForLearner.into()));
+    }
     let version = match headers.get(&CLIENT_API_VERSION).map(HeaderValue::as_bytes) {
         None => "unknown",
         Some(bytes) => {
@@ -204,6 +207,15 @@ fn begin(core: &Core, at: usize, headers: &HeaderMap) -> Result<Started, (Starte
     };
     metrics.asked(ROUTES[at].2 != "unary", version);
     Ok(call)
+}
+
+/// Learners answer nothing else. (Of ranges only serializable ones, which the node sees.)
+fn suits_learner(at: usize) -> bool {
+    let (service, method, ..) = ROUTES[at];
+    matches!(
+        (service, method),
+        ("etcdserverpb.KV", "Range") | ("etcdserverpb.Maintenance", "Status" | "Snapshot")
+    )
 }
 
 /// Which entry of `ROUTES` a path leads to.
