@@ -192,7 +192,7 @@ pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendRespon
     }
 }
 
-/// Counts a call, and its client's version.
+/// Counts a call, and its client's version, unless a learner has nothing to say to it.
 fn begin(core: &Core, at: usize, headers: &HeaderMap) -> Result<Started, (Started, Status)> {
     let mut metrics = core.grpc_metrics.borrow_mut();
     let call = metrics.started(at);
@@ -369,8 +369,7 @@ async fn reply(
         }
         Route::Authenticate => return Err(Error::NotEnabledAuth.into()),
         Route::Watch | Route::KeepAlive | Route::Missing => {
-            let message =
-                format!("method {name} of service {service} is not implemented by norn yet");
+            let message = format!("authentication is not served by norn: {service}/{name}");
             return Err(Status::new(Code::Unimplemented, message));
         }
     })
