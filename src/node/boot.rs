@@ -200,6 +200,7 @@ impl<R: Reader> Node<R> {
             publish: Publish::Wanted,
             next_lease_scan: now,
             next_version_check: now,
+            next_downgrade_check: now + config.downgrade_check_ms.unwrap_or(0),
             last_leader: NodeId::NONE,
             leader_elected_at: None,
             is_failed: false,

@@ -82,6 +82,7 @@ pub struct Node<R> {
     pub(crate) publish: Publish,
     pub(crate) next_lease_scan: Time,
     pub(crate) next_version_check: Time,
+    pub(crate) next_downgrade_check: Time,
     pub(crate) last_leader: NodeId,
     pub(crate) leader_elected_at: Option<Time>,
     pub(crate) is_failed: bool,
@@ -366,6 +367,7 @@ impl<R: Reader> Node<R> {
         self.expire_reads();
         self.expire_leases();
         self.check_versions();
+        self.check_downgrade();
         self.auto_compact();
         let header = self.header();
         self.watchers.tick(self.now, &header);
