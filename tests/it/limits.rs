@@ -249,3 +249,48 @@ async fn a_timeout_is_one_or_the_call_is_refused() {
         assert_eq!(ask(value).await, ended, "{value}");
     }
 }
+
+#[tokio::test]
+async fn messages_and_chunks_follow_the_request_limit() {
+    let server = Server::start_with(Setup::quick().flag("--max-request-bytes=1000"));
+    let client = server.client();
+    for i in 0..21 {
+        client.put(put(&format!("k{i}"), &"v".repeat(800))).await.unwrap();
+    }
+    let text = "etcdserver: request is too large";
+    let large = client.put(put("k", &"v".repeat(500_000))).await;
+    assert_refused(large, Code::InvalidArgument, text);
+    let larger = client.put(put("k", &"v".repeat(526_000))).await.unwrap_err();
+    assert_eq!(larger.code(), Code::ResourceExhausted);
+    assert!(larger.message().ends_with(" vs. 525288)"), "{larger:?}");
+    let (chunks, ended) = client.range_stream(prefix("k")).await;
+    assert!(ended.is_none(), "{ended:?}");
+    // Ten, then half as many while they are more than twice the limit.
+    let counts: Vec<usize> =
+        chunks.iter().map(|chunk| chunk.range_response.as_ref().unwrap().kvs.len()).collect();
+    assert_eq!(counts, [10, 5, 2, 2, 2]);
+}
+
+#[tokio::test]
+async fn the_quota_is_two_gibibytes_unless_told_otherwise() {
+    for (flag, shown) in [("0", 2 << 30), ("-1", -1), ("1048576", 1 << 20)] {
+        let setup = Setup::quick().flag(format!("--quota-backend-bytes={flag}"));
+        let server = Server::start_with(setup);
+        let client = server.client();
+        assert_eq!(client.status().await.unwrap().db_size_quota, shown);
+        client.put(put("a", "1")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_number_of_learners_is_a_flag() {
+    let server = Server::start_with(Setup::quick().flag("--max-learners=2"));
+    let client = server.client();
+    for port in 1..3 {
+        client.member_add(&format!("http://127.0.0.1:{port}"), true).await.unwrap();
+    }
+    let third = client.member_add("http://127.0.0.1:3", true).await;
+    let text = "etcdserver: too many learner members in cluster";
+    assert_refused(third, Code::FailedPrecondition, text);
+    assert_eq!(client.member_list().await.unwrap().members.len(), 3);
+}

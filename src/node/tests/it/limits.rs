@@ -288,3 +288,20 @@ fn a_complete_downgrade_is_ended_when_it_is_looked_at() {
     assert!((700..=17_200).contains(&seldom), "{seldom} ms");
     assert_eq!(downgraded_after(None), None);
 }
+
+#[test]
+fn a_leader_waits_a_second_for_its_own_application() {
+    let (mut world, leader, [follower, _]) = three(|_| {});
+    let grant = pb::LeaseGrantRequest { id: 7, ttl: 600 };
+    let _: pb::LeaseGrantResponse = world.call(leader, Method::LeaseGrant, &grant).unwrap();
+    world.disks[&leader].defer(true);
+    world.put(follower, "k", "v");
+    world.run(20);
+    assert!(gap(&world, leader) > 0);
+    let began = world.now;
+    let ask = pb::LeaseTimeToLiveRequest { id: 7, keys: true };
+    let late = world.call::<pb::LeaseTimeToLiveResponse>(leader, Method::LeaseTimeToLive, &ask);
+    assert_eq!(late.unwrap_err(), Error::TimeoutWaitAppliedIndex);
+    let took = world.now.since(began);
+    assert!((1_000..=1_110).contains(&took), "{took} ms");
+}
