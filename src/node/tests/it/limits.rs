@@ -189,7 +189,14 @@ fn a_lost_write_ends_with_what_may_have_been_the_cause() {
 
 #[test]
 fn a_write_lost_with_the_leader_says_so_where_its_successor_is() {
-    let (mut world, leader, others) = three(|_| {});
+    // (Elections come after one to two times the timeout.)
+    for seed in 0..8 {
+        lose_the_leader(seed);
+    }
+}
+
+fn lose_the_leader(seed: u64) {
+    let (mut world, leader, others) = three(|config| config.seed += seed << 40);
     world.run(3_000);
     for from in others {
         for to in others {
