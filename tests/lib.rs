@@ -6,6 +6,7 @@
 //! | `server` | one process: flags, log, signals, restart on the same ports and directory |
 //! | `cluster` | several of them |
 //! | `client` | typed gRPC calls with deadlines, and a watch stream |
+//! | `bare` | one call without a client library |
 //! | `req` | short forms of the requests |
 //! | `http` | one HTTP/1.1 exchange |
 //! | `websocket` | a WebSocket client without manners |
@@ -15,6 +16,7 @@
 //! | `program` | options, runtime and end of the programs beside the tests |
 //! | `rng` | seeded numbers |
 
+pub mod bare;
 pub mod client;
 pub mod cluster;
 pub mod command;

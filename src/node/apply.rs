@@ -17,6 +17,9 @@ use crate::node::Proposal;
 use crate::wire::Writer;
 use crate::{Error, Node, Reader, convert};
 
+/// Alarms counted for operators. Beyond it, those that are as often down as up are forgotten: clients choose the members they name.
+const ALARM_COUNTS_MAX: usize = 1_000;
+
 impl<R: Reader> Node<R> {
     /// Applies what raft has handed over, as long as the disk of the revision log keeps up.
     pub(crate) fn apply_held(&mut self) {
@@ -311,6 +314,14 @@ impl<R: Reader> Node<R> {
         self.backend.set(Table::Lease, id.to_be_bytes().to_vec(), stored.encode_to_vec());
     }
 
+    fn count_alarm(&mut self, alarm: (u64, i32), change: i64) {
+        let counts = &mut self.alarm_counts;
+        if counts.len() >= ALARM_COUNTS_MAX && !counts.contains_key(&alarm) {
+            counts.retain(|_, count| *count != 0);
+        }
+        *counts.entry(alarm).or_default() += change;
+    }
+
     fn apply_alarm(&mut self, r: &pb::AlarmRequest) -> Bytes {
         use pb::alarm_request::AlarmAction;
         let none = i32::from(pb::AlarmType::None);
@@ -326,11 +337,13 @@ impl<R: Reader> Node<R> {
                     self.alarm_proposed = None;
                 }
                 self.alarms.insert(alarm);
+                self.count_alarm(alarm, 1);
                 self.backend.set(Table::Alarm, alarm_key(alarm), Bytes::new());
                 shown.push(alarm);
             }
             Ok(AlarmAction::Deactivate) if self.alarms.remove(&alarm) => {
                 self.backend.unset(Table::Alarm, alarm_key(alarm));
+                self.count_alarm(alarm, -1);
                 shown.push(alarm);
             }
             _ => {}

@@ -288,7 +288,6 @@ impl<R: Reader> Node<R> {
             return;
         }
         self.next_version_check = self.now + VERSION_CHECK_MS;
-        self.end_downgrade();
         let own = parse_version(SERVER_VERSION);
         let mut lowest = own;
         for member in self.members.iter().filter(|m| m.id != self.id) {

@@ -55,6 +55,8 @@ pub struct Config {
     pub watch_limits: WatchLimits,
     pub limits: Limits,
     pub lease_checkpoint: bool,
+    /// How often the leader looks whether a downgrade is complete; `None`: it goes on until it is canceled.
+    pub downgrade_check_ms: Option<u64>,
     /// Everything random in the node comes from here, and what must differ from one start to the next: another one each time.
     pub seed: u64,
     /// Wall clock at [`crate::Time`] 0, in milliseconds since 1970: for ids only.
@@ -117,6 +119,7 @@ impl Config {
             watch_limits: WatchLimits::default(),
             limits: Limits::default(),
             lease_checkpoint: false,
+            downgrade_check_ms: Some(5_000),
             seed: 1,
             unix_ms_at_zero: 0,
         }

@@ -131,7 +131,19 @@ impl<R: Reader> Node<R> {
     }
 
     /// The leader ends a downgrade when nobody is left who is not of the target's version.
-    pub(crate) fn end_downgrade(&mut self) {
+    pub(crate) fn check_downgrade(&mut self) {
+        let Some(every_ms) = self.config.downgrade_check_ms else { return };
+        if self.now < self.next_downgrade_check {
+            return;
+        }
+        // (All members keep the time, so that a new leader does not begin anew.)
+        self.next_downgrade_check = self.now + every_ms;
+        if self.raft.is_leader() && self.lessor.is_primary() {
+            self.end_downgrade();
+        }
+    }
+
+    fn end_downgrade(&mut self) {
         let Some(target) = self.downgrade_target() else { return };
         let wanted = parse_version(&target);
         let own = parse_version(crate::SERVER_VERSION);

@@ -50,6 +50,8 @@ pub struct Node<R> {
     pub(crate) members: Members,
     /// Raised alarms: (member, type).
     pub(crate) alarms: BTreeSet<(u64, i32)>,
+    /// For operators, as etcd counts: how often each was raised since the start, also again, less how often it was taken back.
+    pub(crate) alarm_counts: BTreeMap<(u64, i32), i64>,
     pub(crate) applied: u64,
     pub(crate) applied_term: u64,
     /// `X.Y.0`, once decided.
@@ -80,6 +82,7 @@ pub struct Node<R> {
     pub(crate) publish: Publish,
     pub(crate) next_lease_scan: Time,
     pub(crate) next_version_check: Time,
+    pub(crate) next_downgrade_check: Time,
     pub(crate) last_leader: NodeId,
     pub(crate) leader_elected_at: Option<Time>,
     pub(crate) is_failed: bool,
@@ -321,7 +324,9 @@ impl<R: Reader> Node<R> {
             self.counters.leader_changes += 1;
         }
         self.last_leader = leader;
-        self.leader_elected_at = (role == Role::Leader).then_some(self.now);
+        if role == Role::Leader {
+            self.leader_elected_at = Some(self.now);
+        }
         self.out.events.push(NodeEvent::LeaderChanged { leader });
         if !leader.is_none() {
             let failed = self.reads.leader_changed();
@@ -362,6 +367,7 @@ impl<R: Reader> Node<R> {
         self.expire_reads();
         self.expire_leases();
         self.check_versions();
+        self.check_downgrade();
         self.auto_compact();
         let header = self.header();
         self.watchers.tick(self.now, &header);
@@ -534,6 +540,11 @@ impl<R: Reader> Node<R> {
 
     pub fn watchers(&self) -> &Watchers {
         &self.watchers
+    }
+
+    /// Alarms raised less those taken back, since the start: (member, type), count.
+    pub fn alarm_counts(&self) -> impl Iterator<Item = ((u64, i32), i64)> + '_ {
+        self.alarm_counts.iter().map(|(alarm, count)| (*alarm, *count))
     }
 
     pub fn alarms(&self) -> impl Iterator<Item = (u64, i32)> + '_ {

@@ -49,6 +49,8 @@ pub struct ServerConfig {
     pub auto_compaction: AutoCompaction,
     pub watch_progress_interval_ms: u64,
     pub lease_checkpoint: bool,
+    /// `None`: never.
+    pub downgrade_check_ms: Option<u64>,
     pub no_fsync: bool,
     /// The paths of Go's profiler, and more of them while debugging.
     pub pprof: bool,
@@ -233,6 +235,7 @@ impl ServerConfig {
                 600_000,
             )
             .max(100),
+            downgrade_check_ms: downgrade_check_ms(values),
             lease_checkpoint: feature_gates(values.text("feature-gates"))?
                 .get("LeaseCheckpoint")
                 .copied()
@@ -291,6 +294,12 @@ impl ServerConfig {
 /// What commas stand between.
 fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+/// As etcd takes it: 0 is never, and less than nothing as often as can be.
+fn downgrade_check_ms(values: &Values) -> Option<u64> {
+    let name = "downgrade-check-time";
+    (!values.is_zero_duration(name)).then(|| values.duration_ms(name))
 }
 
 fn or_default(value: u64, default: u64) -> u64 {

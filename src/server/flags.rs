@@ -234,7 +234,12 @@ pub const FLAGS: &[Flag] = &[
         "0s",
         "Interval of progress notifications (0: 10m).",
     ),
-    flag("downgrade-check-time", Kind::Duration, "5s", "Taken; the check comes every 4s."),
+    flag(
+        "downgrade-check-time",
+        Kind::Duration,
+        "5s",
+        "How often the leader looks whether a downgrade is complete (0: never).",
+    ),
     flag(
         "bootstrap-defrag-threshold-megabytes",
         Kind::Uint,
@@ -310,6 +315,11 @@ impl Values {
 
     pub fn int(&self, name: &str) -> i64 {
         parse_int(self.text(name)).unwrap_or(0)
+    }
+
+    /// Not even a nanosecond.
+    pub fn is_zero_duration(&self, name: &str) -> bool {
+        parse_duration_ns(self.text(name)) == Some(0)
     }
 
     /// What is negative is nothing.

@@ -163,6 +163,11 @@ pub fn is_grpc<B>(request: &Request<B>) -> bool {
 /// Takes one gRPC request. The common case, one question and one answer, is answered by [`Answer`] without a task.
 pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     let (head, body) = request.into_parts();
+    let deadline = match timeout(&head.headers) {
+        Ok(Some(Duration::ZERO)) => return refuse(respond, &Error::DeadlineExceeded.into()),
+        Ok(deadline) => deadline,
+        Err(status) => return refuse(respond, &status),
+    };
     let at = match route(head.uri.path()) {
         Ok(at) => at,
         Err(status) => return refuse(respond, &status),
@@ -176,7 +181,6 @@ pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendRespon
     if needs_leader && !core.with_node(|node| node.has_leader()) {
         return answer.finish(core, Err(Error::NoLeader.into()));
     }
-    let deadline = timeout(&head.headers);
     let source = Source::Client { frames: Frames::new(core), body: Inbound::new(body) };
     let question = Question { core: Rc::clone(core), route: at, source };
     match ROUTES[at].3 {
@@ -188,10 +192,13 @@ pub fn accept(core: &Rc<Core>, request: Request<RecvStream>, respond: SendRespon
     }
 }
 
-/// Counts a call, and its client's version.
+/// Counts a call, and its client's version, unless a learner has nothing to say to it.
 fn begin(core: &Core, at: usize, headers: &HeaderMap) -> Result<Started, (Started, Status)> {
     let mut metrics = core.grpc_metrics.borrow_mut();
     let call = metrics.started(at);
+    if !suits_learner(at) && core.with_node(|node| node.is_learner()) {
+        return Err((call, Error::NotSupportedForLearner.into()));
+    }
     let version = match headers.get(&CLIENT_API_VERSION).map(HeaderValue::as_bytes) {
         None => "unknown",
         Some(bytes) => {
@@ -200,6 +207,15 @@ fn begin(core: &Core, at: usize, headers: &HeaderMap) -> Result<Started, (Starte
     };
     metrics.asked(ROUTES[at].2 != "unary", version);
     Ok(call)
+}
+
+/// Learners answer nothing else. (Of ranges only serializable ones, which the node sees.)
+fn suits_learner(at: usize) -> bool {
+    let (service, method, ..) = ROUTES[at];
+    matches!(
+        (service, method),
+        ("etcdserverpb.KV", "Range") | ("etcdserverpb.Maintenance", "Status" | "Snapshot")
+    )
 }
 
 /// Which entry of `ROUTES` a path leads to.
@@ -353,8 +369,7 @@ async fn reply(
         }
         Route::Authenticate => return Err(Error::NotEnabledAuth.into()),
         Route::Watch | Route::KeepAlive | Route::Missing => {
-            let message =
-                format!("method {name} of service {service} is not implemented by norn yet");
+            let message = format!("authentication is not served by norn: {service}/{name}");
             return Err(Status::new(Code::Unimplemented, message));
         }
     })
@@ -468,20 +483,39 @@ pub fn route_labels() -> impl ExactSizeIterator<Item = Labels> {
     ROUTES.iter().map(|(service, method, kind, _)| Labels { service, method, kind })
 }
 
-/// gRPC's `grpc-timeout`: up to eight digits and a unit.
-fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(&GRPC_TIMEOUT)?.to_str().ok()?;
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = number.parse().ok()?;
-    Some(match unit {
-        "n" => Duration::from_nanos(number),
-        "u" => Duration::from_micros(number),
-        "m" => Duration::from_millis(number),
-        "S" => Duration::from_secs(number),
-        "M" => Duration::from_secs(number.checked_mul(60)?),
-        "H" => Duration::from_secs(number.checked_mul(3600)?),
-        _ => return None,
-    })
+/// gRPC's `grpc-timeout`: up to eight digits and a unit. What is none is refused in grpc-go's words.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get(&GRPC_TIMEOUT) else { return Ok(None) };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let malformed =
+        |what: String| Status::new(Code::Internal, format!("malformed grpc-timeout: {what}"));
+    match text.len() {
+        0 | 1 => {
+            return Err(malformed(format!("transport: timeout string is too short: {text:?}")));
+        }
+        2..=9 => {}
+        _ => return Err(malformed(format!("transport: timeout string is too long: {text:?}"))),
+    }
+    let unit_ns: u64 = match text.as_bytes()[text.len() - 1] {
+        b'n' => 1,
+        b'u' => 1_000,
+        b'm' => 1_000_000,
+        b'S' => 1_000_000_000,
+        b'M' => 60_000_000_000,
+        b'H' => 3_600_000_000_000,
+        _ => {
+            let what = format!("transport: timeout unit is not recognized: {text:?}");
+            return Err(malformed(what));
+        }
+    };
+    let digits = &text[..text.len() - 1];
+    // (A sign is none.)
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        let what = format!("strconv.ParseUint: parsing {digits:?}: invalid syntax");
+        return Err(malformed(what));
+    }
+    let count: u64 = digits.parse().expect("up to eight digits");
+    Ok(Some(Duration::from_nanos(count.saturating_mul(unit_ns))))
 }
 
 fn response<B>(body: B) -> Response<B> {
@@ -504,10 +538,22 @@ mod tests {
             headers.insert("grpc-timeout", HeaderValue::from_static(text));
             timeout(&headers)
         };
-        assert_eq!(parse("5S"), Some(Duration::from_secs(5)));
-        assert_eq!(parse("4999996u"), Some(Duration::from_micros(4_999_996)));
-        assert_eq!(parse("S"), None);
-        assert_eq!(parse("5"), None);
-        assert_eq!(parse(""), None);
+        let took = |text| parse(text).unwrap();
+        assert_eq!(took("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(took("4999996u"), Some(Duration::from_micros(4_999_996)));
+        assert_eq!(took("0n"), Some(Duration::ZERO));
+        assert_eq!(took("99999999H"), Some(Duration::from_nanos(u64::MAX)));
+        assert_eq!(timeout(&HeaderMap::new()).unwrap(), None);
+        for (text, what) in [
+            ("", "transport: timeout string is too short: \"\""),
+            ("S", "transport: timeout string is too short: \"S\""),
+            ("999999999S", "transport: timeout string is too long: \"999999999S\""),
+            ("5", "transport: timeout string is too short: \"5\""),
+            ("55", "transport: timeout unit is not recognized: \"55\""),
+            ("+5S", "strconv.ParseUint: parsing \"+5\": invalid syntax"),
+        ] {
+            let status = parse(text).unwrap_err();
+            assert_eq!(status.message, format!("malformed grpc-timeout: {what}"));
+        }
     }
 }

@@ -43,10 +43,13 @@ pub async fn bind(url: &str) -> Result<Listener, String> {
     if let Some(path) = socket_path(url) {
         return Listener::bind_unix(path);
     }
-    if !url.starts_with("http://") {
-        return Err(format!("{url}: only http listeners are supported by this version of norn"));
-    }
     let target = address(url);
+    if !url.starts_with("http://") {
+        // (Flags that name a key are refused before.)
+        return Err(format!(
+            "cannot listen on TLS for {target}: KeyFile and CertFile are not presented"
+        ));
+    }
     let port = target.rsplit_once(':').map_or("", |(_, port)| port);
     if port.parse::<u16>().is_err() {
         return Err(format!("listen tcp: address {port}: invalid port"));

@@ -33,9 +33,6 @@ pub enum Recipe {
 }
 
 pub async fn run(core: &Rc<Core>, recipe: Recipe, message: Bytes) -> Result<Bytes, Status> {
-    if core.with_node(|node| node.is_learner()) {
-        return Err(Error::NotSupportedForLearner.into());
-    }
     let inner = Inner(core);
     Ok(match recipe {
         Recipe::Lock => inner.lock(decode(message)?).await?.encode_to_vec(),
@@ -240,9 +237,6 @@ impl Inner<'_> {
 /// Tells who leads, from now on: every value of a leader's key until it goes, then the next leader's.
 pub fn observe(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
     let request: election::LeaderRequest = streams::decode(message)?;
-    if core.with_node(|node| node.is_learner()) {
-        return Err(Error::NotSupportedForLearner.into());
-    }
     let (sender, parts) = mpsc::channel(LEADERS_MAX);
     let core = Rc::clone(core);
     task::spawn_local(async move {

@@ -331,6 +331,7 @@ fn node_config(config: &ServerConfig, start: Start, started: Instant) -> Config 
         auto_compaction: config.auto_compaction,
         watch_progress_interval_ms: config.watch_progress_interval_ms,
         lease_checkpoint: config.lease_checkpoint,
+        downgrade_check_ms: config.downgrade_check_ms,
         seed: runtime::seed(),
         unix_ms_at_zero: u64::try_from(zero.as_millis()).unwrap_or(0),
         ..Config::new(&config.name, first_url)

@@ -321,9 +321,6 @@ pub fn health_watch(core: &Rc<Core>, message: &[u8]) -> Body {
 pub async fn range(core: &Rc<Core>, message: Bytes) -> Result<Body, Status> {
     let request: pb::RangeRequest = decode(message)?;
     let mut stream = RangeStream::new(&request)?;
-    if core.with_node(|node| node.is_learner()) {
-        return Err(Error::NotSupportedForLearner.into());
-    }
     if !stream.is_serializable {
         core.call(Method::Barrier, Bytes::new()).await?;
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use norn_tests::bare::{Ended, call};
 use norn_tests::cluster::initial_cluster;
 use norn_tests::pb::*;
 use norn_tests::poll::until_async;
@@ -100,6 +101,26 @@ async fn a_learner_joins_catches_up_and_is_promoted() {
     let text = "etcdserver: rpc not supported for learner";
     assert_refused(refused, Code::FailedPrecondition, text);
     assert_refused(local.range(get("k1")).await, Code::FailedPrecondition, text);
+    assert_refused(local.member_list().await, Code::FailedPrecondition, text);
+    let (chunks, refused) =
+        local.range_stream(RangeRequest { serializable: true, ..get("k1") }).await;
+    assert!(chunks.is_empty());
+    assert_refused(refused.map_or(Ok(()), Err), Code::FailedPrecondition, text);
+    // A stream is refused when it is opened, and so is what is asked of the server as such.
+    let refused = Ended::new(Code::FailedPrecondition, text);
+    for path in [
+        "/etcdserverpb.Watch/Watch",
+        "/etcdserverpb.Lease/LeaseKeepAlive",
+        "/v3electionpb.Election/Observe",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+    ] {
+        // Before its version, and that there may be no leader.
+        let headers = [("client-api-version", &b"\xff"[..]), ("hasleader", b"true")];
+        let ended = call(&learner.client_address(), path, &headers, &()).await;
+        assert_eq!(ended.as_ref(), Ok(&refused), "{path}");
+    }
+    assert!(!local.snapshot().await.unwrap().is_empty());
     until_async("the learner to have the keys", LIMIT, async || {
         let read = local.range(RangeRequest { serializable: true, ..prefix("k") }).await;
         (read.unwrap().count == 20).then_some(())

@@ -208,6 +208,35 @@ async fn what_the_dashboard_shows_of_one_member_moves() {
     .await;
 }
 
+/// Counted up and down, so that a dashboard sees an alarm end, and one that is raised again count twice, as in etcd.
+#[tokio::test]
+async fn an_alarm_that_was_taken_back_is_shown_as_none() {
+    use norn_tests::pb::alarm_request::AlarmAction::{self, Activate, Deactivate, Get};
+    use norn_tests::pb::{AlarmRequest, AlarmType};
+    let server = Server::start();
+    let client = server.client();
+    let shown = async |action: AlarmAction, kind: AlarmType| {
+        let request = AlarmRequest { action: action.into(), member_id: 4711, alarm: kind.into() };
+        client.alarm(request).await.unwrap();
+        let page = Page::of(&server.client_address());
+        let count = |kind: &str| {
+            let labels = format!("{{alarm_type=\"{kind}\",server_id=\"1267\"}}");
+            page.samples.get(&format!("etcd_debugging_server_alarms{labels}")).copied()
+        };
+        (count("NOSPACE"), count("CORRUPT"))
+    };
+    let (full, corrupt) = (AlarmType::Nospace, AlarmType::Corrupt);
+    assert_eq!(shown(Get, full).await, (None, None));
+    assert_eq!(shown(Deactivate, full).await, (None, None));
+    assert_eq!(shown(Activate, full).await, (Some(1.0), None));
+    assert_eq!(shown(Activate, full).await, (Some(2.0), None));
+    assert_eq!(shown(Activate, corrupt).await, (Some(2.0), Some(1.0)));
+    assert_eq!(shown(Deactivate, corrupt).await, (Some(2.0), Some(0.0)));
+    assert_eq!(shown(Deactivate, full).await, (Some(1.0), Some(0.0)));
+    assert_eq!(shown(Deactivate, full).await, (Some(1.0), Some(0.0)));
+    assert_eq!(shown(Activate, AlarmType::None).await, (Some(1.0), Some(0.0)));
+}
+
 #[tokio::test]
 async fn what_the_dashboard_shows_of_three_members_moves() {
     let mut cluster = Cluster::start(3);

@@ -348,6 +348,20 @@ async fn unknown_methods_and_services_are_unimplemented() {
     }
 }
 
+#[tokio::test]
+async fn authentication_is_said_not_to_be_served() {
+    if norn_tests::command::server_is_etcd() {
+        return;
+    }
+    let server = Server::start();
+    let mut auth = server.client().auth;
+    let answer = auth.user_list(norn_tests::pb::AuthUserListRequest {}).await;
+    let text = "authentication is not served by norn: etcdserverpb.Auth/UserList";
+    assert_refused(answer, Code::Unimplemented, text);
+    let status = auth.auth_status(norn_tests::pb::AuthStatusRequest {}).await.unwrap();
+    assert!(!status.into_inner().enabled);
+}
+
 /// The status and the body of a peer's request that names another cluster.
 fn ask_as_stranger(address: &str, method: &str, path: &str, member: u64) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("the peer port accepts");

@@ -71,6 +71,32 @@ fn members_meet_on_files() {
     }
 }
 
+/// etcd asks for a key for sockets of clients only; between members nobody says TLS on them who has none.
+#[test]
+fn a_members_unixs_url_is_listened_on_without_a_key_and_https_is_not() {
+    let mut server = Server::prepare(Setup::quick());
+    let url = "unixs://n1:0";
+    server.setup.dir = Some(server.dir().to_owned());
+    server.setup.initial_cluster = Some(format!("n1={url}"));
+    server.setup.flags.push(format!("--listen-peer-urls={url}"));
+    server.setup.flags.push(format!("--initial-advertise-peer-urls={url}"));
+    server.launch();
+    server.wait_ready();
+    let answer = ask(&server.dir().join("n1:0"), "/version");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+
+    let other = Server::prepare(Setup::quick());
+    let mut command = other.command();
+    command.arg(format!("--listen-peer-urls=https://{}", other.peer_address()));
+    let output = run(&mut command, LIMIT);
+    assert_eq!(output.status.code(), Some(1), "{output:#?}");
+    let text = format!(
+        "cannot listen on TLS for {}: KeyFile and CertFile are not presented",
+        other.peer_address()
+    );
+    assert!(output.stderr.contains(&text), "no {text} in {output:#?}");
+}
+
 #[test]
 fn what_cannot_be_a_socket_is_refused_in_the_systems_words() {
     let server = Server::prepare(Setup::quick());

@@ -136,9 +136,9 @@ fn write_identity<R: Reader>(page: &mut Page, node: &Node<R>, id: &str) {
         "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for \
          'alarm_type' label with type of this alarm",
     );
-    for (member, kind) in node.alarms() {
+    for ((member, kind), count) in node.alarm_counts() {
         let kind = AlarmType::try_from(kind).unwrap_or(AlarmType::None).as_str_name();
-        family.sample(&[("alarm_type", kind), ("server_id", &format!("{member:x}"))], 1.0);
+        family.sample(&[("alarm_type", kind), ("server_id", &format!("{member:x}"))], count as f64);
     }
     drop(family);
     page.gauge("etcd_debugging_auth_revision", "The current revision of auth store.", 1.0);
