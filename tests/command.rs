@@ -79,17 +79,17 @@ pub fn server_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| match std::env::var_os("NORN_TEST_SERVER") {
         Some(path) => PathBuf::from(path),
-        None => built("norn-server", "nornd"),
+        None => built("nornd"),
     })
 }
 
 /// Our load generator, of the same build.
 pub fn nornbench_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| built("norn-ctl", "nornbench"))
+    PATH.get_or_init(|| built("nornbench"))
 }
 
-fn built(package: &str, name: &str) -> PathBuf {
+fn built(name: &str) -> PathBuf {
     // <target>/<profile>/deps/it-<hash> or <target>/<profile>/norn-chaos
     let exe = std::env::current_exe().expect("the path of this program");
     let mut profile_dir = exe.parent().expect("a program lies in a folder");
@@ -98,7 +98,8 @@ fn built(package: &str, name: &str) -> PathBuf {
     }
     if let (Some(cargo), Some(target_dir)) = (std::env::var_os("CARGO"), profile_dir.parent()) {
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--package", package, "--bin", name]);
+        // (With the features that the whole workspace asks for: one set of crates serves all programs.)
+        build.args(["build", "--quiet", "--workspace", "--bin", name]);
         build.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
         build.arg("--target-dir").arg(target_dir);
         if profile_dir.ends_with("release") {
