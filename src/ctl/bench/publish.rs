@@ -58,7 +58,7 @@ pub fn comparison(figures: &Figures, words: &[String]) -> Pages {
          the server's process per operation; keys of 16 bytes, values of 256, 100 clients on 10 connections unless a row says otherwise \
          (lists and watches: 10). Means of the rounds, ± half their spread. `must` and `goal` are the project's budgets on the machine they \
          were written on, and in brackets the ratio to etcd 3.7.1 that they were there: on another machine that is what to compare.\n\n\
-         ![{title}](ratios.svg)\n\n{}\n## Pace\n\nClosed loops; the loader takes its share of the machine.\n\n{}",
+         ![{title}](ratios.svg)\n\n{}\n## Pace\n\nClosed loops; the loader takes its share of the machine. (Of a rate, less than 1 means that Norn is faster.)\n\n{}",
         made_by(words),
         figures.costs.markdown(budget),
         figures.paces.markdown(|_| None),
