@@ -121,17 +121,22 @@ impl Side<'_> {
         Ok(report)
     }
 
-    /// One node with 10,000 keys.
-    fn small(&mut self, binary: &Path, dir: &Path) -> Result<(), String> {
-        let servers = Servers::start(binary, dir, 1)?;
-        let base = Options {
+    /// What rows have in common that say nothing else.
+    fn options(&self, servers: &Servers) -> Options {
+        Options {
             endpoints: servers.endpoints(),
             pids: servers.pids(),
             keys: 10_000,
             clients: 100,
             conns: 10,
             ..self.base.clone()
-        };
+        }
+    }
+
+    /// One node with 10,000 keys.
+    fn small(&mut self, binary: &Path, dir: &Path) -> Result<(), String> {
+        let servers = Servers::start(binary, dir, 1)?;
+        let base = self.options(&servers);
         block_on(whole::fill(&base))?;
         let of = |kind| Options { kind, ..base.clone() };
         let list = Options { limit: 1000, clients: 10, ..of(Kind::List) };
@@ -202,14 +207,7 @@ impl Side<'_> {
 
     fn cluster(&mut self, binary: &Path, dir: &Path, nodes: usize) -> Result<(), String> {
         let servers = Servers::start(binary, dir, nodes)?;
-        let base = Options {
-            endpoints: servers.endpoints(),
-            pids: servers.pids(),
-            keys: 10_000,
-            clients: 100,
-            conns: 10,
-            ..self.base.clone()
-        };
+        let base = self.options(&servers);
         block_on(whole::first_read(&base))?;
         self.measure(PUT_THREE, &Options { kind: Kind::Put, ..base.clone() })?;
         let range = Options { kind: Kind::Range, ..base.clone() };

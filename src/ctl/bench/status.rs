@@ -2,6 +2,7 @@
 //! table, and the same few bytes again and again.
 
 use loona_hpack::Decoder;
+use tonic::Code;
 
 /// As a table of errors shows it: the code's name and the beginning of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl Statuses {
             (Some(0), _) => Some(Ok(())),
             (Some(code), _) => {
                 let text: String = text.chars().take(TEXT_CHARS_MAX).collect();
-                Some(Err(Failure(format!("{}: {text}", name(code)))))
+                Some(Err(Failure(format!("{:?}: {text}", Code::from_i32(code)))))
             }
             (None, Some(http)) if http != "200" => Some(Err(Failure(format!("HTTP {http}")))),
             (None, _) => None,
@@ -68,29 +69,6 @@ impl Statuses {
 /// Indexed fields only, by one byte each: a block that means the same until another one changes the table.
 fn is_references(block: &[u8]) -> bool {
     block.iter().all(|byte| *byte > 0x80 && *byte < 0xff)
-}
-
-fn name(code: usize) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "Canceled",
-        "Unknown",
-        "InvalidArgument",
-        "DeadlineExceeded",
-        "NotFound",
-        "AlreadyExists",
-        "PermissionDenied",
-        "ResourceExhausted",
-        "FailedPrecondition",
-        "Aborted",
-        "OutOfRange",
-        "Unimplemented",
-        "Internal",
-        "Unavailable",
-        "DataLoss",
-        "Unauthenticated",
-    ];
-    NAMES.get(code).copied().unwrap_or("a code that gRPC does not know")
 }
 
 #[cfg(test)]
