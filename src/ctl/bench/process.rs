@@ -64,6 +64,8 @@ struct Member {
     child: Option<Child>,
 }
 
+/// As much as etcd advises at most: five million keys are more than its two gigabytes.
+const QUOTA_BYTES: &str = "8589934592";
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 impl Servers {
@@ -107,6 +109,7 @@ impl Servers {
                     &member.peer,
                 ])
                 .args(["--initial-cluster", &cluster])
+                .args(["--quota-backend-bytes", QUOTA_BYTES])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
