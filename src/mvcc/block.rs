@@ -10,6 +10,7 @@
 
 use std::cmp::Ordering;
 
+use crate::branch::Live;
 use crate::history::KeyHistory;
 
 /// Keys per block. Larger blocks save memory (fewer prefixes, fuller vectors) and cost inserts; 128 keys of 16 to 60
@@ -42,10 +43,6 @@ impl Block {
         self.slots.len()
     }
 
-    pub(crate) fn live_count(&self) -> usize {
-        self.live_count as usize
-    }
-
     pub(crate) fn slot(&self, i: usize) -> &KeyHistory {
         &self.slots[i]
     }
@@ -64,10 +61,6 @@ impl Block {
         out.clear();
         out.extend_from_slice(&self.prefix);
         out.extend_from_slice(self.suffix(i));
-    }
-
-    pub(crate) fn compare_first(&self, key: &[u8]) -> Ordering {
-        self.compare(0, key)
     }
 
     /// Position of `key`: `Ok` where it is, `Err` where it belongs.
@@ -183,15 +176,6 @@ impl Block {
         &self.suffixes[self.start(i)..self.ends[i] as usize]
     }
 
-    fn compare(&self, i: usize, key: &[u8]) -> Ordering {
-        let shared = key.len().min(self.prefix.len());
-        match self.prefix[..shared].cmp(&key[..shared]) {
-            Ordering::Equal if key.len() < self.prefix.len() => Ordering::Greater,
-            Ordering::Equal => self.suffix(i).cmp(&key[shared..]),
-            unequal => unequal,
-        }
-    }
-
     fn shorten_prefix(&mut self, to: usize) {
         let tail = self.prefix[to..].to_vec();
         let mut suffixes = Vec::with_capacity(self.suffixes.len() + tail.len() * self.len());
@@ -204,6 +188,12 @@ impl Block {
         self.prefix = self.prefix[..to].into();
         self.suffixes = suffixes;
         self.ends = ends;
+    }
+}
+
+impl Live for Block {
+    fn live_count(&self) -> usize {
+        self.live_count as usize
     }
 }
 

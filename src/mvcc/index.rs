@@ -1,14 +1,13 @@
 //! All keys in order, each with its history; counts and positions in logarithmic time.
 //!
-//! Three levels: groups of blocks of keys. Groups and blocks know how many live keys they hold, so that counting a
+//! Three levels: groups of blocks of keys. It is known of groups and blocks how many live keys they hold, so that counting a
 //! range looks only at its two edges. Both are shared by reference counting and copied when changed, so a clone of
 //! the index is a consistent view for a long read, at the price of a few pointers.
 
-use std::cmp::Ordering;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use crate::block::{Block, KEYS_MAX};
+use crate::branch::{Branch, Live as _};
 use crate::history::{KeyAt, KeyHistory};
 use crate::{KeyRange, Revision};
 use norn_planted::planted;
@@ -20,15 +19,9 @@ const KEYS_FEW: usize = KEYS_MAX / 4;
 
 #[derive(Clone, Debug, Default)]
 pub struct KeyIndex {
-    groups: Vec<Arc<Group>>,
+    groups: Branch<Branch<Block>>,
     live_count: usize,
     key_count: usize,
-}
-
-#[derive(Clone, Debug)]
-struct Group {
-    blocks: Vec<Arc<Block>>,
-    live_count: usize,
 }
 
 /// Where a key is or would be.
@@ -120,11 +113,11 @@ impl KeyIndex {
 
     /// Adds a key behind all there are.
     pub(crate) fn push(&mut self, key: &[u8], history: KeyHistory) {
-        let Some(group) = self.groups.len().checked_sub(1) else {
+        let Some(blocks) = self.groups.iter().next_back() else {
             return self.change(key, |_| unreachable!("the index is empty"), || history);
         };
-        let block = self.groups[group].blocks.len() - 1;
-        let slot = self.groups[group].blocks[block].len();
+        let (group, block) = (self.groups.len() - 1, blocks.len() - 1);
+        let slot = blocks.iter().next_back().map_or(0, Block::len);
         self.key_count += 1;
         self.insert(Place { group, block, slot }, key, history);
     }
@@ -242,21 +235,20 @@ impl KeyIndex {
     }
 
     fn block(&self, place: Place) -> &Block {
-        &self.groups[place.group].blocks[place.block]
+        let group = self.groups.get(place.group).expect("a place in the index");
+        group.get(place.block).expect("a place in the index")
     }
 
     fn block_mut(&mut self, place: Place) -> &mut Block {
-        let group = Arc::make_mut(&mut self.groups[place.group]);
-        Arc::make_mut(&mut group.blocks[place.block])
+        self.groups.get_mut(place.group).get_mut(place.block)
     }
 
     /// `None` only when the index is empty.
     fn locate(&self, key: &[u8]) -> Option<(Place, bool)> {
-        let after = |block: &Block| block.compare_first(key) != Ordering::Greater;
-        let group = self.groups.partition_point(|group| after(&group.blocks[0])).saturating_sub(1);
-        let blocks = &self.groups.get(group)?.blocks;
-        let block = blocks.partition_point(|block| after(block)).saturating_sub(1);
-        let (slot, found) = match blocks[block].find(key) {
+        let group = self.groups.find(key);
+        let blocks = self.groups.get(group)?;
+        let block = blocks.find(key);
+        let (slot, found) = match blocks.get(block)?.find(key) {
             Ok(slot) => (slot, true),
             Err(slot) => (slot, false),
         };
@@ -267,7 +259,7 @@ impl KeyIndex {
     fn normalize(&self, mut place: Place) -> Option<Place> {
         loop {
             let group = self.groups.get(place.group)?;
-            match group.blocks.get(place.block) {
+            match group.get(place.block) {
                 None => place = Place { group: place.group + 1, block: 0, slot: 0 },
                 Some(block) if place.slot < block.len() => return Some(place),
                 Some(_) => place = Place { block: place.block + 1, slot: 0, ..place },
@@ -285,37 +277,37 @@ impl KeyIndex {
             let block = Block::new(key, create());
             self.live_count += block.live_count();
             self.key_count += 1;
-            let live_count = block.live_count();
-            self.groups.push(Arc::new(Group { blocks: vec![Arc::new(block)], live_count }));
+            self.groups = Branch::new(Branch::new(block));
             return;
         };
-        let before = self.block(place).live_count();
-        if found {
-            self.block_mut(place).update(place.slot, update);
-        } else {
+        if !found {
             self.key_count += 1;
             self.insert(place, key, create());
             return;
         }
-        let after = self.block(place).live_count();
-        let group = Arc::make_mut(&mut self.groups[place.group]);
-        group.live_count = group.live_count + after - before;
-        self.live_count = self.live_count + after - before;
+        let group = self.groups.get_mut(place.group);
+        let block = group.get_mut(place.block);
+        let before = block.live_count();
+        block.update(place.slot, update);
+        let after = block.live_count();
+        if after != before {
+            group.recount(place.block);
+            self.groups.recount(place.group);
+            self.live_count = self.live_count + after - before;
+        }
     }
 
     fn insert(&mut self, place: Place, key: &[u8], history: KeyHistory) {
-        let live = usize::from(history.is_live());
-        self.live_count += live;
-        let group = Arc::make_mut(&mut self.groups[place.group]);
-        group.live_count += live;
-        let block = Arc::make_mut(&mut group.blocks[place.block]);
+        self.live_count += usize::from(history.is_live());
+        let group = self.groups.get_mut(place.group);
+        let block = group.get_mut(place.block);
         let next = place.block + 1;
         if block.len() < KEYS_MAX {
             block.insert(place.slot, key, history);
         } else if place.slot == KEYS_MAX {
             // Keys in ascending order fill blocks to the brim instead of leaving them half full.
             block.tighten();
-            group.blocks.insert(next, Arc::new(Block::new(key, history)));
+            group.insert(next, key, Block::new(key, history));
         } else {
             let mut upper = block.split();
             if place.slot <= block.len() {
@@ -324,36 +316,39 @@ impl KeyIndex {
                 let slot = place.slot - block.len();
                 upper.insert(slot, key, history);
             }
-            group.blocks.insert(next, Arc::new(upper));
+            let mut first = Vec::new();
+            upper.key_into(0, &mut first);
+            group.insert(next, &first, upper);
         }
-        if group.blocks.len() > BLOCKS_MAX {
-            let appended = next + 1 == group.blocks.len();
-            let at = if appended { group.blocks.len() - 1 } else { group.blocks.len() / 2 };
-            let blocks = group.blocks.split_off(at);
-            let live_count = blocks.iter().map(|b| b.live_count()).sum();
-            group.live_count -= live_count;
-            self.groups.insert(place.group + 1, Arc::new(Group { blocks, live_count }));
+        group.recount(place.block);
+        if group.len() > BLOCKS_MAX {
+            let appended = next + 1 == group.len();
+            let at = if appended { group.len() - 1 } else { group.len() / 2 };
+            let (fence, upper) = group.split_off(at);
+            self.groups.insert(place.group + 1, &fence, upper);
         }
+        self.groups.recount(place.group);
     }
 
     /// After keys left the block at `place`: removes it when empty, joins it with the next when both are small.
     /// Returns where the walk goes on (the slot behind what was seen).
     fn tidy(&mut self, place: Place) -> Place {
-        let group = Arc::make_mut(&mut self.groups[place.group]);
-        let len = group.blocks[place.block].len();
+        let group = self.groups.get_mut(place.group);
+        let len = group.get_mut(place.block).len();
         if len == 0 {
-            group.blocks.remove(place.block);
-            if group.blocks.is_empty() {
+            group.remove(place.block);
+            if group.is_empty() {
                 self.groups.remove(place.group);
                 return Place { group: place.group, block: 0, slot: 0 };
             }
             return Place { slot: 0, ..place };
         }
         let next = place.block + 1;
-        if len < KEYS_FEW && next < group.blocks.len() && group.blocks[next].len() + len <= KEYS_MAX
-        {
-            let absorbed = group.blocks.remove(next);
-            Arc::make_mut(&mut group.blocks[place.block]).absorb(Arc::unwrap_or_clone(absorbed));
+        let fits = |next: &Block| len < KEYS_FEW && next.len() + len <= KEYS_MAX;
+        if group.get(next).is_some_and(fits) {
+            let absorbed = group.remove(next);
+            group.get_mut(place.block).absorb(absorbed);
+            group.recount(place.block);
         }
         Place { slot: len, ..place }
     }
@@ -371,12 +366,12 @@ impl KeyIndex {
     }
 
     fn live_before(&self, place: Place) -> usize {
-        let groups: usize = self.groups[..place.group].iter().map(|g| g.live_count).sum();
+        let groups = self.groups.live_before(place.group);
         let Some(group) = self.groups.get(place.group) else {
             return groups;
         };
-        let blocks: usize = group.blocks[..place.block].iter().map(|b| b.live_count()).sum();
-        let Some(block) = group.blocks.get(place.block) else {
+        let blocks = group.live_before(place.block);
+        let Some(block) = group.get(place.block) else {
             return groups + blocks;
         };
         groups + blocks + (0..place.slot).filter(|i| block.slot(*i).is_live()).count()
@@ -386,9 +381,9 @@ impl KeyIndex {
         let Some((start, end)) = self.bounds(range) else {
             return;
         };
-        for (g, group) in self.groups.iter().enumerate().skip(start.group) {
+        for (g, group) in self.groups.iter_from(start.group) {
             let first_block = if g == start.group { start.block } else { 0 };
-            for (b, block) in group.blocks.iter().enumerate().skip(first_block) {
+            for (b, block) in group.iter_from(first_block) {
                 let is_first = g == start.group && b == start.block;
                 let first_slot = if is_first { start.slot } else { 0 };
                 let is_last = g == end.group && b == end.block;
@@ -425,12 +420,26 @@ mod tests {
         });
         let want: Vec<_> = twin.iter().map(|(k, h)| (k.clone(), h.clone())).collect();
         assert_eq!(seen, want);
+        let mut ends = Vec::new();
         for (i, group) in index.groups.iter().enumerate() {
-            assert!(!group.blocks.is_empty() && group.blocks.len() <= BLOCKS_MAX, "group {i}");
-            let live: usize = group.blocks.iter().map(|b| b.live_count()).sum();
-            assert_eq!(group.live_count, live, "group {i}");
-            assert!(group.blocks.iter().all(|b| b.len() > 0 && b.len() <= KEYS_MAX));
+            assert!(!group.is_empty() && group.len() <= BLOCKS_MAX, "group {i}");
+            assert!(group.iter().all(|b| b.len() > 0 && b.len() <= KEYS_MAX));
+            group.check(block_ends);
+            let all: Vec<_> = group.iter().map(block_ends).collect();
+            ends.push((all[0].0.clone(), all[all.len() - 1].1.clone()));
         }
+        if !index.groups.is_empty() {
+            let mut ends = ends.into_iter();
+            let ends = std::cell::RefCell::new(&mut ends);
+            index.groups.check(|_| ends.borrow_mut().next().expect("one per group"));
+        }
+    }
+
+    fn block_ends(block: &Block) -> (Vec<u8>, Vec<u8>) {
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        block.key_into(0, &mut first);
+        block.key_into(block.len() - 1, &mut last);
+        (first, last)
     }
 
     proptest! {

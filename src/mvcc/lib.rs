@@ -21,6 +21,7 @@
 //! Source followed: etcd's observable behaviour (reference: revision model, compaction, HashKV, transactions).
 
 mod block;
+mod branch;
 mod error;
 mod hash;
 mod history;
