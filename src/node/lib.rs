@@ -45,6 +45,7 @@ mod range_stream;
 mod reads;
 mod received;
 mod time;
+mod watched;
 mod watchers;
 mod wire;
 

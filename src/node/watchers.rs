@@ -16,6 +16,7 @@ use norn_mvcc::{Event, KeyRange, KeyValue, Revision, Store, Values};
 use norn_planted::planted;
 use norn_proto::etcdserverpb as pb;
 
+use crate::watched::Watched;
 use crate::wire::{Header, Writer};
 use crate::{Error, Time};
 
@@ -98,8 +99,7 @@ struct Told {
 pub struct Watchers {
     streams: BTreeMap<StreamId, Stream>,
     /// Synced watchers by what they watch.
-    keys: BTreeMap<Bytes, BTreeSet<WatcherId>>,
-    ranges: BTreeMap<KeyRange, BTreeSet<WatcherId>>,
+    watched: Watched<WatcherId>,
     catching_up: BTreeSet<WatcherId>,
     out: Vec<(StreamId, Bytes)>,
     /// Encoded bytes from which a response is split, if its watcher asked for that.
@@ -113,8 +113,7 @@ impl Watchers {
     pub fn new(fragment_bytes: usize, progress_interval_ms: u64, limits: WatchLimits) -> Watchers {
         Watchers {
             streams: BTreeMap::new(),
-            keys: BTreeMap::new(),
-            ranges: BTreeMap::new(),
+            watched: Watched::default(),
             catching_up: BTreeSet::new(),
             out: Vec::new(),
             fragment_bytes,
@@ -229,7 +228,7 @@ impl Watchers {
         let is_synced = watcher.is_synced;
         state.watchers.insert(id, watcher);
         if is_synced {
-            self.list(range, (stream, id));
+            self.watched.insert(range, (stream, id));
         } else {
             self.catching_up.insert((stream, id));
         }
@@ -298,7 +297,7 @@ impl Watchers {
         V::Error: std::fmt::Display,
     {
         let Some(main) = events.first().map(|event| event.revision.main) else { return Ok(()) };
-        if self.keys.is_empty() && self.ranges.is_empty() {
+        if self.watched.is_empty() {
             return Ok(());
         }
         let mut told: Vec<Told> =
@@ -306,10 +305,7 @@ impl Watchers {
         // Who wants which events, by watcher and then in order. (No watcher has two ranges, so none stands here twice for an event.)
         let mut wanted: Vec<(WatcherId, usize)> = Vec::new();
         for (i, told) in told.iter().enumerate() {
-            let by_key = self.keys.get(&told.event.key).into_iter().flatten();
-            let ranges = self.ranges.iter().filter(|(range, _)| range.contains(&told.event.key));
-            let watchers = by_key.chain(ranges.flat_map(|(_, watchers)| watchers));
-            wanted.extend(watchers.map(|watcher| (*watcher, i)));
+            self.watched.each(&told.event.key, &mut |watcher| wanted.push((*watcher, i)));
         }
         wanted.sort_unstable();
         let mut encoded = Vec::new();
@@ -411,7 +407,7 @@ impl Watchers {
                 watcher.is_synced = true;
                 let range = watcher.range.clone();
                 self.catching_up.remove(&id);
-                self.list(range, id);
+                self.watched.insert(range, id);
             }
         }
         let room = |id: &WatcherId| self.streams[&id.0].has_room();
@@ -428,8 +424,7 @@ impl Watchers {
                 }
             }
         }
-        self.keys.clear();
-        self.ranges.clear();
+        self.watched = Watched::default();
     }
 
     fn send_events(&mut self, id: WatcherId, events: &[Bytes], header: &Header) {
@@ -473,33 +468,9 @@ impl Watchers {
         }
     }
 
-    fn list(&mut self, range: KeyRange, id: WatcherId) {
-        match range {
-            KeyRange::Key(key) => self.keys.entry(key).or_default().insert(id),
-            range => self.ranges.entry(range).or_default().insert(id),
-        };
-    }
-
     fn unlist(&mut self, range: &KeyRange, id: WatcherId) {
         self.catching_up.remove(&id);
-        match range {
-            KeyRange::Key(key) => {
-                if let Some(watchers) = self.keys.get_mut(key) {
-                    watchers.remove(&id);
-                    if watchers.is_empty() {
-                        self.keys.remove(key);
-                    }
-                }
-            }
-            range => {
-                if let Some(watchers) = self.ranges.get_mut(range) {
-                    watchers.remove(&id);
-                    if watchers.is_empty() {
-                        self.ranges.remove(range);
-                    }
-                }
-            }
-        }
+        self.watched.remove(range, &id);
     }
 }
 
