@@ -16,6 +16,7 @@ pub const COMPACT: &str = "/etcdserverpb.KV/Compact";
 pub const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 pub const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
 pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
 pub const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
 

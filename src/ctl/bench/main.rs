@@ -16,6 +16,7 @@ mod report;
 mod run;
 mod shared;
 mod status;
+mod strain;
 mod table;
 mod unary;
 mod whole;
@@ -127,6 +128,17 @@ static COMMANDS: &[Spec] = &[
     spec(LOAD, "range", "Reads random keys, one by one", &[SERIALIZABLE]),
     spec(LOAD, "snapshot", "Fetches the whole database once", &[]),
     spec(LOAD, "stream", "Reads ranges of many keys in pieces (RangeStream)", &[LIMIT]),
+    spec(
+        OTHER,
+        "strain",
+        "Starts servers in turn: waits at half of what they can, and what happens at twice of it",
+        &[
+            NORN,
+            ETCD,
+            REPORT,
+            flag("overload", Time, "60s", "how long they get more than they can"),
+        ],
+    ),
     spec(LOAD, "txn", "One comparison and one put", &[]),
     spec(
         LOAD,
@@ -244,7 +256,7 @@ fn start(words: &[String]) -> Outcome {
     };
     let options = options(&line, kind)?;
     match name {
-        "compare" | "growth" => side_by_side(name, &line, words, options),
+        "compare" | "growth" | "strain" => side_by_side(name, &line, words, options),
         "fill" | "snapshot" | "defrag" | "expire" => {
             let text = block_on(once(name, &line, &options)).map_err(fail)?;
             print!("{text}");
@@ -307,23 +319,31 @@ fn side_by_side(name: &str, line: &Line, words: &[String], base: Options) -> Out
     if binaries.len() < 2 && name == "compare" {
         return bad_args("--etcd is needed");
     }
-    let pages = if name == "compare" {
-        let plan = compare::Plan {
-            binaries,
-            rounds: line.int("rounds").max(1) as usize,
-            nodes: line.int("nodes").max(1) as usize,
-            big_keys: line.int("big-keys").max(0) as u64,
-            base,
-        };
-        publish::comparison(&compare::run(&plan).map_err(fail)?, words)
-    } else {
-        let plan = growth::Plan {
-            binaries,
-            keys: numbers(line, "key-counts")?,
-            revisions: numbers(line, "revision-counts")?,
-            base,
-        };
-        publish::growth(&growth::run(&plan).map_err(fail)?, words)
+    let pages = match name {
+        "compare" => {
+            let plan = compare::Plan {
+                binaries,
+                rounds: line.int("rounds").max(1) as usize,
+                nodes: line.int("nodes").max(1) as usize,
+                big_keys: line.int("big-keys").max(0) as u64,
+                base,
+            };
+            publish::comparison(&compare::run(&plan).map_err(fail)?, words)
+        }
+        "growth" => {
+            let plan = growth::Plan {
+                binaries,
+                keys: numbers(line, "key-counts")?,
+                revisions: numbers(line, "revision-counts")?,
+                base,
+            };
+            publish::growth(&growth::run(&plan).map_err(fail)?, words)
+        }
+        _ => {
+            let plan =
+                strain::Plan { binaries, keys: base.keys, overload: line.time("overload"), base };
+            publish::strain(&strain::run(&plan).map_err(fail)?, words)
+        }
     };
     match line.text("report") {
         "" => print!("{}", pages.text),

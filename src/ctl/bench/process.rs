@@ -1,7 +1,7 @@
 //! What processes cost, from /proc; and servers that are started and stopped for a comparison.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -45,9 +45,21 @@ pub fn written_sum(pids: &[u32]) -> u64 {
     pids.iter().filter_map(|&pid| written(pid)).sum()
 }
 
-/// A port nobody listens on at the moment.
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// With a port nobody listens on at the moment.
+fn free_url() -> Result<String, String> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
+    let port = listener.local_addr().map_err(|e| e.to_string())?.port();
+    Ok(format!("http://127.0.0.1:{port}"))
+}
+
+/// What a server says of itself for Prometheus.
+pub fn metrics(endpoint: &str) -> std::io::Result<String> {
+    let address = endpoint.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut page = Vec::new();
+    stream.read_to_end(&mut page)?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// One etcd-compatible server (or a cluster of them) on temporary data directories. Killed on drop.
@@ -70,14 +82,12 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 impl Servers {
     pub fn start(binary: &Path, dir: &Path, nodes: usize) -> Result<Self, String> {
-        let url =
-            || free_port().map(|p| format!("http://127.0.0.1:{p}")).map_err(|e| e.to_string());
         let mut members = Vec::new();
         for i in 0..nodes {
             members.push(Member {
                 name: format!("n{i}"),
-                client: url()?,
-                peer: url()?,
+                client: free_url()?,
+                peer: free_url()?,
                 child: None,
             });
         }
@@ -86,16 +96,33 @@ impl Servers {
         Ok(servers)
     }
 
-    /// Starts all members and waits until they serve.
+    /// Starts another member and waits until it serves; `add` makes the cluster know of where it will listen.
+    pub fn join(
+        &mut self,
+        name: &str,
+        add: impl FnOnce(&str) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let (client, peer) = (free_url()?, free_url()?);
+        add(&peer)?;
+        self.members.push(Member { name: name.to_owned(), client, peer, child: None });
+        self.run()
+    }
+
+    /// Starts all members that do not run and waits until they serve.
     pub fn run(&mut self) -> Result<(), String> {
         let cluster: Vec<String> =
             self.members.iter().map(|m| format!("{}={}", m.name, m.peer)).collect();
         let cluster = cluster.join(",");
         let (tell, ready) = mpsc::channel();
-        for member in &mut self.members {
+        let is_new = self.members.iter().all(|member| member.child.is_none());
+        let stopped = self.members.iter_mut().filter(|member| member.child.is_none());
+        let mut started = 0;
+        for member in stopped {
+            started += 1;
             let mut child = Command::new(&self.binary)
                 .args(["--name", &member.name, "--data-dir"])
                 .arg(self.dir.join(&member.name))
+                .args(["--initial-cluster-state", if is_new { "new" } else { "existing" }])
                 .args([
                     "--listen-client-urls",
                     &member.client,
@@ -135,7 +162,7 @@ impl Servers {
             });
         }
         let limit = Instant::now() + READY_WITHIN;
-        for _ in &self.members {
+        for _ in 0..started {
             let left = limit.saturating_duration_since(Instant::now());
             ready.recv_timeout(left).map_err(|_| "server is not ready in time".to_owned())??;
         }

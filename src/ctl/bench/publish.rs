@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::compare::{Figures, budget};
 use crate::growth::Growth;
+use crate::table::Table;
 use crate::{chart, machine};
 
 pub struct Pages {
@@ -93,6 +94,20 @@ pub fn growth(all: &[Growth], words: &[String]) -> Pages {
         pictures.push((file, picture));
     }
     Pages { file: "GROWTH.md", text, pictures }
+}
+
+pub fn strain(table: &Table, words: &[String]) -> Pages {
+    let text = format!(
+        "# Under strain\n\n\
+         Made by {}\n\
+         Each server is measured by what it can itself: puts of 100 clients as fast as answers come, then half of that rate, at which a wait \
+         counts from when its put was due; while everything past is compacted every two seconds; while a learner joins, which gets a \
+         snapshot of a store that is written to. At the end 5000 clients on 100 connections ask for twice of what it can. All members and \
+         the loader share the machine.\n\n{}",
+        made_by(words),
+        table.markdown(|_| None),
+    );
+    Pages { file: "STRAIN.md", text, pictures: Vec::new() }
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ pub fn text(r: &Report, with_server: bool) -> String {
     for (name, quantile) in QUANTILES {
         row(&format!("latency {name}"), format!("{:.1} us", r.latency.micros(quantile)));
     }
+    if r.unanswered > 0 {
+        row("never answered", r.unanswered.to_string());
+    }
     for (error, count) in &r.errors {
         row("errors", format!("{count} {error}"));
     }
@@ -44,8 +47,10 @@ pub fn json(name: &str, o: &Options, r: &Report) -> Value {
         "events": r.events,
         "latency_us": latency,
         "errors": r.errors,
+        "unanswered": r.unanswered,
         "server_cpu_us_per_op": r.server_micros(),
         "server_rss_bytes": r.rss_bytes,
+        "server_rss_max_bytes": r.rss_max_bytes,
         "server_written_bytes_per_op": r.written(),
         "loader_cpu_us_per_op": r.own_micros(),
     })

@@ -1,5 +1,6 @@
 //! A workload from its start to its report, all on one thread.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -15,6 +16,8 @@ use crate::{fan_out, kube, lease, process, unary};
 
 /// For calls that are under way when the run ends.
 const END_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks at the servers' memory.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 pub struct Report {
     pub latency: Histogram,
@@ -27,6 +30,10 @@ pub struct Report {
     pub server_cpu: Duration,
     pub own_cpu: Duration,
     pub rss_bytes: u64,
+    /// The most that was seen while it was measured.
+    pub rss_max_bytes: u64,
+    /// Calls of which nothing was heard any more, though the load had stopped.
+    pub unanswered: u64,
     pub written_bytes: u64,
 }
 
@@ -77,6 +84,8 @@ pub async fn workload(options: &Options) -> Result<Report, String> {
         _ => tasks = per_connection(&shared, unary::connection),
     }
     let pids = &options.pids;
+    let rss_max = Rc::new(Cell::new(0));
+    let looks = spawn_local(look_at_memory(pids.clone(), Rc::clone(&rss_max)));
     tokio::time::sleep(options.warmup).await;
     let own = [std::process::id()];
     let (start, server, loader) = (Instant::now(), process::cpu_sum(pids), process::cpu_sum(&own));
@@ -84,7 +93,9 @@ pub async fn workload(options: &Options) -> Result<Report, String> {
     shared.measuring.set(true);
     tokio::time::sleep(options.duration).await;
     shared.measuring.set(false);
-    let report = Report {
+    looks.abort();
+    let rss_bytes = process::rss_sum(pids);
+    let mut report = Report {
         latency: shared.latency.borrow().clone(),
         operations: shared.operations.get(),
         events: shared.events.get(),
@@ -92,7 +103,9 @@ pub async fn workload(options: &Options) -> Result<Report, String> {
         errors: shared.errors.borrow().clone(),
         server_cpu: process::cpu_sum(pids) - server,
         own_cpu: process::cpu_sum(&own) - loader,
-        rss_bytes: process::rss_sum(pids),
+        rss_bytes,
+        rss_max_bytes: rss_bytes.max(rss_max.get()),
+        unanswered: 0,
         written_bytes: process::written_sum(pids) - written,
     };
     shared.stop.set(true);
@@ -106,7 +119,16 @@ pub async fn workload(options: &Options) -> Result<Report, String> {
             _ => {}
         }
     }
+    report.unanswered = shared.open.get();
     Ok(report)
+}
+
+/// Until it is aborted.
+async fn look_at_memory(pids: Vec<u32>, most: Rc<Cell<u64>>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        most.set(most.get().max(process::rss_sum(&pids)));
+    }
 }
 
 /// One task for each connection, with its share of the clients.

@@ -20,6 +20,8 @@ pub struct Shared {
     pub operations: Cell<u64>,
     /// Events that came to watches beside what is counted as operations.
     pub events: Cell<u64>,
+    /// Calls that were sent and have no answer yet.
+    pub open: Cell<u64>,
     pub errors: RefCell<BTreeMap<String, u64>>,
     pub leases: RefCell<Vec<i64>>,
 }
@@ -34,6 +36,7 @@ impl Shared {
             latency: RefCell::default(),
             operations: Cell::new(0),
             events: Cell::new(0),
+            open: Cell::new(0),
             errors: RefCell::default(),
             leases: RefCell::default(),
             options: options.clone(),

@@ -51,6 +51,7 @@ pub async fn connection(shared: Rc<Shared>, index: usize, clients: usize) -> io:
             let path = calls::next(&shared, &mut message);
             let stream = wire.open(path, &message, true);
             flights.push_back(Flight { stream, start, over: false });
+            shared.open.set(shared.open.get() + 1);
             in_flight += 1;
             started += 1;
         }
@@ -71,6 +72,7 @@ pub async fn connection(shared: Rc<Shared>, index: usize, clients: usize) -> io:
             let Event::End { stream, outcome } = event else { continue };
             let Ok(i) = flights.binary_search_by_key(&stream, |f| f.stream) else { continue };
             flights[i].over = true;
+            shared.open.set(shared.open.get() - 1);
             in_flight -= 1;
             match outcome {
                 Ok(()) => shared.done(now.duration_since(flights[i].start)),

@@ -54,6 +54,30 @@ pub async fn first_read(options: &Options) -> Result<(), String> {
     Err("no linearizable read within a minute".to_owned())
 }
 
+/// Everything that is past.
+pub async fn compact(options: &Options) -> Result<(), String> {
+    let shared = Shared::new(options);
+    let mut wire = shared.connect(0).await.map_err(|e| e.to_string())?;
+    wire.keeps_messages = true;
+    let look = pb::RangeRequest { key: "k".into(), ..Default::default() }.encode_to_vec();
+    let answer = call(&mut wire, RANGE, &look).await.map_err(|e| e.to_string())?;
+    let answer =
+        pb::RangeResponse::decode(&*answer.map_err(|f| f.0)?).map_err(|e| e.to_string())?;
+    let revision = answer.header.map_or(0, |header| header.revision);
+    let compact = pb::CompactionRequest { revision, physical: false }.encode_to_vec();
+    let compacted = call(&mut wire, calls::COMPACT, &compact).await.map_err(|e| e.to_string())?;
+    compacted.map(|_| ()).map_err(|failure| failure.0)
+}
+
+/// Makes whoever will listen at `peer` a learner.
+pub async fn add_learner(options: &Options, peer: &str) -> Result<(), String> {
+    let shared = Shared::new(options);
+    let mut wire = shared.connect(0).await.map_err(|e| e.to_string())?;
+    let add = pb::MemberAddRequest { peer_ur_ls: vec![peer.to_owned()], is_learner: true };
+    let added = call(&mut wire, calls::MEMBER_ADD, &add.encode_to_vec()).await;
+    added.map_err(|e| e.to_string())?.map(|_| ()).map_err(|failure| failure.0)
+}
+
 pub struct Snapshot {
     pub bytes: u64,
     pub took: Duration,
