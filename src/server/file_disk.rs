@@ -21,6 +21,8 @@ use crate::metrics::DiskMetrics;
 
 /// Open read handles; above it the oldest are closed. Two per segment of a large store are plenty.
 const READERS_MAX: usize = 256;
+/// For a read of so much memory is taken without asking whether the file has as much: most reads are of one block of the cache.
+const UNASKED_BYTES: usize = 64 << 10;
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = 1 << 20;
 
@@ -219,8 +221,11 @@ impl DiskRead for FileReader {
 
     fn read_at(&self, file: &FileName, offset: u64, len: usize) -> Result<Bytes, DiskError> {
         let handle = self.root.reader(file)?;
-        let end = handle.metadata().map_err(|error| failed(file, "stat", &error))?.len();
-        let len = len.min(usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX));
+        let mut len = len;
+        if len > UNASKED_BYTES {
+            let end = handle.metadata().map_err(|error| failed(file, "stat", &error))?.len();
+            len = len.min(usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX));
+        }
         let mut buffer = vec![0; len];
         let mut filled = 0;
         while filled < len {
