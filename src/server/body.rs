@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 use norn_node::StreamId;
 
@@ -28,6 +29,8 @@ pub enum Part {
 pub enum Body {
     Full(Option<Bytes>),
     Stream(mpsc::Receiver<Part>),
+    /// Parts that are made when they are asked for.
+    Pulled(Pin<Box<dyn Stream<Item = Part>>>),
     Watch(WatchBody),
     Counted(Box<Counted>),
     Lines(Box<Lines>),
@@ -101,6 +104,7 @@ impl Body {
         match self {
             Body::Full(bytes) => Poll::Ready(bytes.take().map(Part::Raw)),
             Body::Stream(parts) => parts.poll_recv(cx),
+            Body::Pulled(parts) => parts.as_mut().poll_next(cx),
             Body::Counted(counted) => counted.poll_part(cx),
             Body::Watch(watch) => watch.parts.poll_recv(cx).map(|part| {
                 if matches!(part, Some(Part::Message(_))) {

@@ -41,7 +41,7 @@ where
         websocket::begin(&request)
     } else if is_gateways {
         gateway::serve(&core, request).await
-    } else if let Some(page) = debug_http::serve(&core, config, request.uri().path()) {
+    } else if let Some(page) = debug_http::serve(&core, config, request.uri()).await {
         page
     } else {
         look(&core, &request).await

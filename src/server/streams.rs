@@ -1,9 +1,11 @@
 //! The calls that are more than one question and one answer, and those that may have to ask the leader.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream;
 use norn_node::{Code, Error, Input, Method, RangeStream};
 use norn_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use norn_proto::{etcdserverpb as pb, leasepb};
@@ -40,7 +42,7 @@ pub fn watch(core: &Rc<Core>, question: Question, needs_leader: bool) -> Body {
         if needs_leader {
             runtime::select! {
                 () = requests => {}
-                () = leaderless(&reader) => {
+                () = leaderless(Rc::clone(&reader)) => {
                     reader.end_watch(stream, Error::NoLeader.into());
                 }
             }
@@ -91,7 +93,8 @@ pub fn checked<M: Message + Default>(message: Bytes) -> Result<Bytes, Status> {
     decode::<M>(message.clone()).map(|_| message)
 }
 
-async fn leaderless(core: &Rc<Core>) {
+/// Ends when there was no leader for too long.
+async fn leaderless(core: Rc<Core>) {
     let mut looks = 0;
     let every = Duration::from_millis(core.with_node(|node| node.config().election_ms()));
     while looks < LEADERLESS_MAX {
@@ -100,38 +103,62 @@ async fn leaderless(core: &Rc<Core>) {
     }
 }
 
+/// Answers are made when the connection asks for them: a renewal needs no task and no queue of its own.
 pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool) -> Body {
-    let (sender, parts) = mpsc::channel(PARTS_MAX);
-    let core = Rc::clone(core);
-    task::spawn_local(async move {
-        let ended = runtime::select! {
-            result = keep_alives(&core, question, &sender) => result,
-            () = leaderless(&core), if needs_leader => Err(Error::NoLeader.into()),
-        };
-        let status = ended.err().unwrap_or(Status::OK);
-        // (The client may be gone.)
-        let _ = sender.send(Part::End(status)).await;
+    let leaderless = needs_leader.then(|| Box::pin(leaderless(Rc::clone(core))));
+    let stream = KeepAlives { core: Rc::clone(core), question, leaderless, is_answering: false };
+    let parts = stream::unfold(Some(stream), |stream| async {
+        let mut stream = stream?;
+        Some(match stream.next().await {
+            Ok(Some(reply)) => (Part::Message(framed(&reply)), Some(stream)),
+            Ok(None) => (Part::End(Status::OK), None),
+            Err(status) => (Part::End(status), None),
+        })
     });
-    Body::Stream(parts)
+    Body::Pulled(Box::pin(parts))
 }
 
-/// One request after the other, in order.
-async fn keep_alives(
-    core: &Rc<Core>,
-    mut question: Question,
-    parts: &mpsc::Sender<Part>,
-) -> Result<(), Status> {
-    while let Some(message) = question.next().await {
-        let message = message.and_then(checked::<pb::LeaseKeepAliveRequest>).inspect_err(|_| {
-            core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::LeaseReceive);
-        })?;
-        let reply = renew(core, message).await?;
-        if parts.send(Part::Message(framed(&reply))).await.is_err() {
-            core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::LeaseSend);
-            return Ok(());
+/// Renewals of one stream: one after the other, in order.
+struct KeepAlives<L> {
+    core: Rc<Core>,
+    question: Question,
+    /// Ends when there was no leader for too long; for clients who want to know.
+    leaderless: Option<Pin<Box<L>>>,
+    is_answering: bool,
+}
+
+impl<L: Future<Output = ()>> KeepAlives<L> {
+    /// `None` when the client said all it has to say.
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let KeepAlives { core, question, leaderless, is_answering } = self;
+        let answer = async {
+            let Some(message) = question.next().await else { return Ok(None) };
+            let message = message.and_then(checked::<pb::LeaseKeepAliveRequest>);
+            let message = message.inspect_err(|_| {
+                core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::LeaseReceive);
+            })?;
+            *is_answering = true;
+            renew(core, message).await.map(Some)
+        };
+        let answer = match leaderless {
+            None => answer.await,
+            Some(leaderless) => runtime::select! {
+                answer = answer => answer,
+                () = leaderless => Err(Error::NoLeader.into()),
+            },
+        };
+        self.is_answering = false;
+        answer
+    }
+}
+
+impl<L> Drop for KeepAlives<L> {
+    fn drop(&mut self) {
+        if self.is_answering {
+            // Its client is gone.
+            self.core.grpc_metrics.borrow_mut().stream_failed(StreamFailure::LeaseSend);
         }
     }
-    Ok(())
 }
 
 async fn renew(core: &Rc<Core>, message: Bytes) -> Result<Bytes, Status> {

@@ -146,6 +146,32 @@ fn the_profilers_paths_are_there_when_asked_for() {
     assert!(get(&address, "/debug/pprof/symbol").text().starts_with("num_symbols: "));
     assert_eq!(get(&address, "/debug/pprof/nothing").status, 404);
     assert_eq!(get(&address, "/debug/requests").status, 404);
+    assert_eq!(get(&address, "/debug/pprof/heap").status, 501);
+    assert_eq!(get(&address, "/debug/pprof/profile?seconds=601").status, 400);
+}
+
+#[test]
+fn a_profile_shows_where_the_time_goes_one_at_a_time() {
+    let server = Server::start_with(Setup::quick().flag("--enable-pprof"));
+    let address = server.client_address();
+    let taking = std::thread::spawn({
+        let address = address.clone();
+        move || get(&address, "/debug/pprof/profile?seconds=2")
+    });
+    // (The first may be asked later than the second: then it is the first that is refused.)
+    let second = get(&address, "/debug/pprof/profile?seconds=1");
+    let first = taking.join().expect("an answer");
+    let (taken, refused) = if first.status == 200 { (first, second) } else { (second, first) };
+    assert_eq!(
+        (taken.status, taken.header("content-type"), taken.header("content-disposition")),
+        (200, Some("application/octet-stream"), Some("attachment; filename=\"profile\""))
+    );
+    let profile = String::from_utf8_lossy(&taken.body).into_owned();
+    for kind in ["samples", "count", "cpu", "nanoseconds"] {
+        assert!(profile.contains(kind), "{profile}");
+    }
+    assert_eq!((refused.status, refused.header("x-go-pprof")), (500, Some("1")));
+    assert_eq!(refused.text(), "Could not enable CPU profiling: cpu profiling already in use\n");
 }
 
 /// Counters and gauges that dashboards and alerts read.

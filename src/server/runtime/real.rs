@@ -8,6 +8,7 @@ use norn_raft::Message;
 pub use tokio::select;
 
 pub mod net;
+pub mod profile;
 
 pub mod time {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};

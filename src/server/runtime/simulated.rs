@@ -14,6 +14,7 @@ mod connection;
 pub mod disk;
 pub mod net;
 mod nonsense;
+pub mod profile;
 pub mod signal;
 pub mod time;
 
