@@ -36,7 +36,7 @@ impl<R: Reader> Node<R> {
     /// The version to which the cluster goes back, as it was set.
     pub fn downgrade_target(&self) -> Option<String> {
         let table = self.backend.log.table(Table::Cluster);
-        let stored: Stored = serde_json::from_slice(table.get(&b"downgrade"[..])?).ok()?;
+        let stored: Stored = serde_json::from_slice(&table.get(&b"downgrade"[..])?).ok()?;
         stored.enabled.then_some(stored.target_version)
     }
 

@@ -214,7 +214,7 @@ impl<R: Reader> Node<R> {
     ) -> Result<(), BoltError> {
         for table in TABLES {
             writer.bucket(bucket_name(table).as_bytes())?;
-            let mut rows: BTreeMap<Bytes, Bytes> = self.backend.log.table(table).clone();
+            let mut rows: BTreeMap<Bytes, Bytes> = self.backend.log.table(table).iter().collect();
             if table == Table::Meta {
                 let index = self.applied.to_be_bytes().to_vec();
                 rows.insert(Bytes::from_static(b"consistent_index"), index.into());

@@ -570,7 +570,7 @@ impl<R: Reader> Node<R> {
     pub fn storage_version(&self) -> Option<String> {
         let meta = self.backend.log.table(norn_storage::revlog::Table::Meta);
         let version = meta.get(&b"storageVersion"[..])?;
-        Some(String::from_utf8_lossy(version).into_owned())
+        Some(String::from_utf8_lossy(&version).into_owned())
     }
 
     /// Bytes on disk and bytes of them in use.

@@ -44,8 +44,8 @@ impl State {
             return Err(BootError(text.into()));
         }
         let mut lessor = Lessor::new(config.lease_ttl_min());
-        for value in log.table(Table::Lease).values() {
-            let lease = leasepb::Lease::decode(value.clone())
+        for (_, value) in log.table(Table::Lease).iter() {
+            let lease = leasepb::Lease::decode(value)
                 .map_err(|error| BootError(format!("stored lease: {error}")))?;
             lessor.restore(lease.id, lease.ttl, lease.remaining_ttl);
         }
@@ -64,19 +64,19 @@ impl State {
         let (last, scanned_bytes) = read_on(log, image, &mut index, &mut lessor)?;
         let meta = log.table(Table::Meta);
         let revision = |key: &[u8]| {
-            meta.get(key).and_then(|value| Revision::from_bytes(value)).map_or(-1, |(r, _)| r.main)
+            meta.get(key).and_then(|value| Revision::from_bytes(&value)).map_or(-1, |(r, _)| r.main)
         };
         let (finished, scheduled) =
             (revision(b"finishedCompactRev"), revision(b"scheduledCompactRev"));
         let store = Store::restore(index, last, finished, scheduled);
         let mut alarms = BTreeSet::new();
-        for key in log.table(Table::Alarm).keys() {
-            let alarm = pb::AlarmMember::decode(key.clone())
+        for (key, _) in log.table(Table::Alarm).iter() {
+            let alarm = pb::AlarmMember::decode(key)
                 .map_err(|error| BootError(format!("stored alarm: {error}")))?;
             alarms.insert((alarm.member_id, alarm.alarm));
         }
         let version = log.table(Table::Cluster).get(&b"clusterVersion"[..]);
-        let cluster_version = version.map(|v| String::from_utf8_lossy(v).into_owned());
+        let cluster_version = version.map(|v| String::from_utf8_lossy(&v).into_owned());
         if let Some(version) = &cluster_version
             && parse_version(version) > parse_version(CLUSTER_VERSION)
         {
@@ -100,14 +100,14 @@ impl State {
 
 pub(super) fn stored_members<R: Reader>(log: &RevisionLog<R>) -> Result<Members, BootError> {
     let mut members = Vec::new();
-    for json in log.table(Table::Members).values() {
-        let member = Member::from_json(json)
+    for (_, json) in log.table(Table::Members).iter() {
+        let member = Member::from_json(&json)
             .map_err(|error| BootError(format!("stored member: {error}")))?;
         members.push(member);
     }
-    let removed = log.table(Table::MembersRemoved).keys();
+    let removed = log.table(Table::MembersRemoved).iter();
     let removed = removed
-        .filter_map(|key| u64::from_str_radix(std::str::from_utf8(key).ok()?, 16).ok())
+        .filter_map(|(key, _)| u64::from_str_radix(std::str::from_utf8(&key).ok()?, 16).ok())
         .collect();
     Ok(Members::new(members, removed))
 }

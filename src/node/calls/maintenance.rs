@@ -72,9 +72,9 @@ impl<R: Reader> Node<R> {
         let after = [Table::Lease, Table::Members, Table::MembersRemoved, Table::Meta];
         for table in before {
             add(crate::export::bucket_name(table).as_bytes());
-            for (key, value) in self.backend.log.table(table) {
-                add(key);
-                add(value);
+            for (key, value) in self.backend.log.table(table).iter() {
+                add(&key);
+                add(&value);
             }
         }
         add(b"key");
@@ -88,10 +88,10 @@ impl<R: Reader> Node<R> {
         .map_err(|error| Error::Storage(error.to_string()))?;
         for table in after {
             add(crate::export::bucket_name(table).as_bytes());
-            for (key, value) in self.backend.log.table(table) {
+            for (key, value) in self.backend.log.table(table).iter() {
                 if table != Table::Meta || !skipped.contains(&&key[..]) {
-                    add(key);
-                    add(value);
+                    add(&key);
+                    add(&value);
                 }
             }
         }

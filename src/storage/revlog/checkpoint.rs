@@ -10,7 +10,7 @@ use crate::disk::{DiskOp, DiskRead, FileName};
 use super::log::RevisionLog;
 use super::record;
 use super::segment::{LIVE_MAGIC, NO_VERSION, SegmentName};
-use super::{CheckpointTicket, Table, TableRecord, sealed};
+use super::{CheckpointTicket, Rows, TableRecord, sealed};
 
 pub(super) const CHECKPOINT_MAGIC: [u8; 8] = *b"NORNCKP1";
 pub(super) const INDEX_MAGIC: [u8; 8] = *b"NORNIDX1";
@@ -130,7 +130,7 @@ impl<R: DiskRead> RevisionLog<R> {
 
         let file = checkpoint_file(&self.dir);
         let tmp = FileName::new(format!("{file}.tmp"));
-        let bytes = sealed::write(&tmp, CHECKPOINT_MAGIC, vec![self.manifest()], ops);
+        let bytes = sealed::write(&tmp, CHECKPOINT_MAGIC, self.manifest(), ops);
         ops.push(DiskOp::Rename { from: tmp, to: file });
         ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
 
@@ -189,15 +189,12 @@ impl<R: DiskRead> RevisionLog<R> {
         stale
     }
 
-    fn manifest(&self) -> Bytes {
+    /// In pieces, most of which the tables have at hand.
+    fn manifest(&self) -> Vec<Bytes> {
         let active = self.active();
-        let tables: usize = self.tables.iter().map(|table| table.len()).sum();
-        let mut body = BytesMut::with_capacity(
-            MANIFEST_BYTES
-                + MANIFEST_SEGMENT_BYTES * self.segments.len()
-                + self.table_bytes as usize
-                + 12 * tables,
-        );
+        let tables: usize = self.tables.iter().map(Rows::len).sum();
+        let mut body =
+            BytesMut::with_capacity(MANIFEST_BYTES + MANIFEST_SEGMENT_BYTES * self.segments.len());
         let forgets = planted!(CheckpointForgets);
         body.put_u64_le(if forgets { self.durable_index } else { self.applied_index });
         body.put_u64_le(self.term);
@@ -219,12 +216,8 @@ impl<R: DiskRead> RevisionLog<R> {
             body.put_i64_le(segment.low.0);
             body.put_i64_le(segment.low.1);
         }
-        for (table, contents) in Table::ALL.iter().zip(&self.tables) {
-            for (key, value) in contents {
-                record::encode_table_record(*table, key, Some(value), &mut body);
-            }
-        }
-        body.freeze()
+        let rows = self.tables.iter().flat_map(Rows::encoded).filter(|piece| !piece.is_empty());
+        std::iter::once(body.freeze()).chain(rows.cloned()).collect()
     }
 
     /// The checkpoint's operations have completed (`ok`), or failed for want of space and will not be submitted

@@ -1,6 +1,6 @@
 //! The running log: appends, reads, scans, deaths.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ use super::checkpoint::{IndexImages, PendingCheckpoint};
 use super::collect::Collecting;
 use super::record::{self, RECORD_HEADER_BYTES, Slot};
 use super::segment::{Segment, SegmentName};
-use super::{AppendId, Batch, RevLogError, RevLogOptions, Table, TableRecord};
+use super::{AppendId, Batch, RevLogError, RevLogOptions, Rows, Table, TableRecord};
 
 /// Records that [`RevisionLog::read_all`] looks for at a time: about as many loads as a processor keeps in flight, and few
 /// enough that the first is still in its cache when it is read.
@@ -37,8 +37,7 @@ pub struct RevisionLog<R> {
     pub(super) opts: RevLogOptions,
     /// By number, without overlap; the last one is active. Revisions ascend through them.
     pub(super) segments: Vec<Segment>,
-    pub(super) tables: [BTreeMap<Bytes, Bytes>; Table::ALL.len()],
-    pub(super) table_bytes: u64,
+    pub(super) tables: [Rows; Table::ALL.len()],
     pub(super) applied_index: u64,
     pub(super) term: u64,
     /// Last revision appended, dead or not.
@@ -93,8 +92,7 @@ impl<R: DiskRead> RevisionLog<R> {
             dir,
             opts,
             segments: Vec::new(),
-            tables: Default::default(),
-            table_bytes: 0,
+            tables: Table::ALL.map(Rows::new),
             applied_index: 0,
             term: 0,
             last: (0, -1),
@@ -156,7 +154,7 @@ impl<R: DiskRead> RevisionLog<R> {
         self.applied_index = batch.applied_index;
         self.term = batch.term;
         for change in batch.tables {
-            self.change_table(change.clone());
+            self.change_table(change);
         }
         self.dirty.insert(uid);
         self.appends += 1;
@@ -189,7 +187,7 @@ impl<R: DiskRead> RevisionLog<R> {
     }
 
     /// Contents of a table.
-    pub fn table(&self, table: Table) -> &BTreeMap<Bytes, Bytes> {
+    pub fn table(&self, table: Table) -> &Rows {
         &self.tables[table as usize]
     }
 
@@ -229,9 +227,15 @@ impl<R: DiskRead> RevisionLog<R> {
         segments + self.checkpoint_bytes + self.images.bytes + collecting
     }
 
+    /// What the last checkpoint wrote of its own: mostly the tables.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.checkpoint_bytes
+    }
+
     /// Bytes of live revisions and tables.
     pub fn size_in_use(&self) -> u64 {
-        self.table_bytes + self.segments.iter().map(|segment| segment.live_bytes).sum::<u64>()
+        let tables = self.tables.iter().map(Rows::bytes).sum::<u64>();
+        tables + self.segments.iter().map(|segment| segment.live_bytes).sum::<u64>()
     }
 
     /// The value of a revision and whether it is a tombstone. `Ok(None)`: never written, or dead. The checksum is
@@ -342,27 +346,8 @@ impl<R: DiskRead> RevisionLog<R> {
         Segment::new(&self.dir, name, self.next_uid, self.last, chain)
     }
 
-    pub(super) fn change_table(&mut self, change: TableRecord) {
-        let TableRecord { table, key, value } = change;
-        let table = &mut self.tables[table as usize];
-        // The records may be slices of something large.
-        let key_len = key.len();
-        let (added, old) = match value {
-            Some(value) => {
-                let added = key_len + value.len();
-                let value = Bytes::copy_from_slice(&value);
-                (
-                    added,
-                    match table.get_mut(&key) {
-                        Some(place) => Some(std::mem::replace(place, value)),
-                        None => table.insert(Bytes::copy_from_slice(&key), value),
-                    },
-                )
-            }
-            None => (0, table.remove(&key)),
-        };
-        let removed = old.map_or(0, |old| key_len + old.len());
-        self.table_bytes = self.table_bytes + added as u64 - removed as u64;
+    pub(super) fn change_table(&mut self, change: &TableRecord) {
+        self.tables[change.table as usize].change(&change.key, change.value.as_ref());
     }
 
     fn segment_of(&self, revision: (i64, i64)) -> Option<&Segment> {

@@ -107,6 +107,7 @@ mod collect;
 mod log;
 mod record;
 mod recover;
+mod rows;
 mod sealed;
 mod segment;
 
@@ -119,6 +120,7 @@ use crate::disk::{DiskError, FileName};
 pub use checkpoint::IndexWriter;
 pub use log::RevisionLog;
 pub use record::VALUE_BYTES_MAX;
+pub use rows::Rows;
 
 /// etcd's buckets other than `key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

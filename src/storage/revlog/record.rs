@@ -7,7 +7,7 @@ use super::{Batch, RevisionRecord, Table, TableRecord};
 
 pub(super) const BATCH_HEADER_BYTES: usize = 32;
 pub(super) const RECORD_HEADER_BYTES: usize = 24;
-const TABLE_HEADER_BYTES: usize = 12;
+pub(super) const TABLE_HEADER_BYTES: usize = 12;
 
 const TOMBSTONE: u32 = 1 << 31;
 const DEAD: u32 = 1 << 30;

@@ -145,7 +145,7 @@ impl<R: DiskRead> RevisionLog<R> {
 
     fn load_state(&mut self, manifest: &Manifest) {
         for change in &manifest.tables {
-            self.change_table(change.clone());
+            self.change_table(change);
         }
         self.deaths = manifest.deaths;
         self.durable_index = manifest.applied_index;
@@ -196,7 +196,7 @@ impl<R: DiskRead> RevisionLog<R> {
             }
             let (file, number) = (active.file.clone(), active.name.last);
             let uid = active.uid;
-            changes.drain(..).for_each(|change| self.change_table(change));
+            changes.drain(..).for_each(|change| self.change_table(&change));
             self.dirty.insert(uid);
 
             let next = SegmentName::appended(number + 1);

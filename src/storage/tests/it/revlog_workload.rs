@@ -80,7 +80,7 @@ pub(crate) fn tables(log: &RevisionLog<MemDisk>) -> Tables {
     let all = Table::ALL
         .into_iter()
         .flat_map(|table| log.table(table).iter().map(move |(k, v)| (table, k, v)));
-    all.map(|(table, key, value)| ((table, key.clone()), value.clone())).collect()
+    all.map(|(table, key, value)| ((table, key), value)).collect()
 }
 
 pub(crate) fn save_index(log: &mut RevisionLog<MemDisk>, image: Vec<Bytes>, ops: &mut Vec<DiskOp>) {
