@@ -25,6 +25,9 @@ const READERS_MAX: usize = 256;
 const UNASKED_BYTES: usize = 64 << 10;
 /// Zeros are written in pieces of this size.
 const ZERO_BYTES: usize = 1 << 20;
+/// So much that was written to a file and not synced is synced though nobody asks for it: what the system has to bring to the disk at
+/// once, the log's syncs wait for (a spare segment of the log is 64 MB of zeros).
+const PACE_BYTES: u64 = 4 << 20;
 
 /// Shared by all handles.
 #[derive(Debug)]
@@ -64,9 +67,22 @@ pub struct FileDisk {
 #[derive(Debug)]
 struct Writer {
     root: Arc<Root>,
-    files: HashMap<FileName, File>,
+    files: HashMap<FileName, Open>,
     /// [`Root::names`] when the handles were valid.
     names: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// Bytes written since it was synced or opened.
+    unsynced: u64,
+}
+
+impl From<File> for Open {
+    fn from(file: File) -> Open {
+        Open { file, unsynced: 0 }
+    }
 }
 
 impl FileDisk {
@@ -348,7 +364,19 @@ impl Writer {
         }
         let bytes = (at - *offset) as usize;
         self.root.metrics.wrote(started.elapsed(), bytes, file.as_str());
-        Ok(())
+        self.pace(file, bytes as u64)
+    }
+
+    /// After bytes were written.
+    fn pace(&mut self, file: &FileName, bytes: u64) -> Result<(), DiskError> {
+        let no_sync = self.root.no_sync;
+        let open = self.open(file)?;
+        open.unsynced += bytes;
+        if open.unsynced < PACE_BYTES || no_sync {
+            return Ok(());
+        }
+        open.unsynced = 0;
+        open.file.sync_data().map_err(|error| sync_failed(file, &error))
     }
 
     /// Drops handles that somebody else's renaming or removing may have made stale.
@@ -389,7 +417,7 @@ impl Writer {
                     .mode(0o600)
                     .open(self.root.path(file))
                     .map_err(|error| failed(file, "create", &error))?;
-                self.files.insert(file.clone(), handle);
+                self.files.insert(file.clone(), handle.into());
                 Ok(())
             }
             DiskOp::Write { file, offset, data } => {
@@ -397,17 +425,18 @@ impl Writer {
                 let handle = self.handle(file)?;
                 let result = handle.write_all_at(data, *offset);
                 self.root.metrics.wrote(started.elapsed(), data.len(), file.as_str());
-                result.map_err(|error| failed(file, "write", &error))
+                result.map_err(|error| failed(file, "write", &error))?;
+                self.pace(file, data.len() as u64)
             }
             DiskOp::Zero { file, offset, len } => {
-                let handle = self.handle(file)?;
                 let zeros = vec![0; ZERO_BYTES.min(*len as usize)];
                 let mut at = 0;
                 while at < *len {
                     let n = (*len - at).min(zeros.len() as u64) as usize;
-                    handle
+                    self.handle(file)?
                         .write_all_at(&zeros[..n], offset + at)
                         .map_err(|error| failed(file, "zero", &error))?;
+                    self.pace(file, n as u64)?;
                     at += n as u64;
                 }
                 Ok(())
@@ -433,7 +462,9 @@ impl Writer {
                     return Ok(());
                 }
                 let started = Instant::now();
-                let result = self.handle(file)?.sync_data();
+                let open = self.open(file)?;
+                open.unsynced = 0;
+                let result = open.file.sync_data();
                 self.root.metrics.synced(started.elapsed(), file.as_str());
                 result.map_err(|error| sync_failed(file, &error))
             }
@@ -504,14 +535,18 @@ impl Writer {
     }
 
     fn handle(&mut self, name: &FileName) -> Result<&File, DiskError> {
+        self.open(name).map(|open| &open.file)
+    }
+
+    fn open(&mut self, name: &FileName) -> Result<&mut Open, DiskError> {
         if !self.files.contains_key(name) {
             let file = OpenOptions::new()
                 .write(true)
                 .open(self.root.path(name))
                 .map_err(|error| failed(name, "open", &error))?;
-            self.files.insert(name.clone(), file);
+            self.files.insert(name.clone(), file.into());
         }
-        Ok(&self.files[name])
+        Ok(self.files.get_mut(name).expect("it was there, or is now"))
     }
 }
 
