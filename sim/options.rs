@@ -158,6 +158,11 @@ pub struct Options {
     pub less: Less,
 }
 
+/// Milliseconds. Those that are to take checkpoints often do not rest between them; so there are members that do and members that do not.
+pub(crate) fn rest_between_checkpoints(snapshot_count: u64) -> u64 {
+    if snapshot_count < 200 { 0 } else { 1_000 }
+}
+
 impl Options {
     pub fn draw(seed: u64, profile: Profile, bug: Option<Bug>) -> Options {
         let mut rng = Rng::new(seed);

@@ -14,6 +14,7 @@ use super::operator;
 use super::state::{Event, State};
 use crate::history::Failure;
 use crate::member::CrashPoint;
+use crate::options::rest_between_checkpoints;
 use crate::record::{Place, What};
 use crate::rng::Rng;
 
@@ -120,6 +121,7 @@ impl Fate for Norns {
             image_step_bytes: options.image_step_bytes,
             cache_bytes: options.cache_bytes,
             limits: options.limits,
+            checkpoint_interval_ms: rest_between_checkpoints(config.snapshot_count),
             ..config
         }
     }

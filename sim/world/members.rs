@@ -10,7 +10,7 @@ use crate::check::bounds;
 use crate::disk::SimDisk;
 use crate::history::{Failure, Outcome};
 use crate::member::{Clock, CrashPoint, Member, Seen};
-use crate::options::{Bug, Options};
+use crate::options::{Bug, Options, rest_between_checkpoints};
 use crate::panics;
 use crate::record::{Place, What};
 use crate::rng::{Rng, mix};
@@ -351,6 +351,7 @@ fn differ(config: &mut Config, rng: &mut Rng) {
     config.pre_vote = rng.permille(500);
     config.lease_checkpoint = rng.permille(500);
     config.snapshot_count = *rng.pick(&[10, 25, 60, 200, 2000]);
+    config.checkpoint_interval_ms = rest_between_checkpoints(config.snapshot_count);
     config.catch_up_entries = *rng.pick(&[10, 20, 100, 1000]);
     config.memory_entries = *rng.pick(&[100, 20, 5]);
     config.message_bytes_max = *rng.pick(&[1 << 20, 200, 1]);
@@ -396,6 +397,8 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
     config.pre_vote = options.pre_vote;
     config.strict_reconfig_check = options.strict_reconfig;
     config.snapshot_count = options.snapshot_count;
+    config.checkpoint_interval_ms =
+        crate::options::rest_between_checkpoints(options.snapshot_count);
     config.catch_up_entries = options.catch_up_entries;
     config.wal_segment_bytes = options.wal_segment_bytes;
     config.revlog_segment_bytes = options.revlog_segment_bytes;

@@ -35,8 +35,10 @@ pub struct Config {
     pub txn_ops_max: usize,
     /// Entries' bytes in one message to a member.
     pub message_bytes_max: u64,
-    /// Applied entries between two durable checkpoints.
+    /// Applied entries between two durable checkpoints: as few, unless that would come too often or cost more than what it is for.
     pub snapshot_count: u64,
+    /// Time between two checkpoints, as long as there are not ten times as many entries.
+    pub checkpoint_interval_ms: u64,
     /// Entries kept in memory for slow followers.
     pub catch_up_entries: u64,
     /// Applied entries between two compactions of the log in memory.
@@ -105,6 +107,7 @@ impl Config {
             txn_ops_max: 128,
             message_bytes_max: 1 << 20,
             snapshot_count: 10_000,
+            checkpoint_interval_ms: 1_000,
             catch_up_entries: 5_000,
             memory_entries: 100,
             wals_max: 5,

@@ -32,6 +32,9 @@ const BULK_BYTES_MIN: usize = 256 << 10;
 /// Bytes appended to the revision log after which a checkpoint is taken even if the entries were few: they are what a
 /// restart reads again, and what the WAL is kept for.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// How many times as many entries as were asked for a checkpoint may wait for, if it would come soon after the last or would write more
+/// than was appended since (it has all leases). A busy server would do little else than sync checkpoints.
+const CHECKPOINT_STRETCH: u64 = 10;
 /// Bytes the collector reads per step: about ten milliseconds of disk.
 const COLLECT_BYTES: u64 = 4 << 20;
 /// How long the log is kept after a member was sent a snapshot, so that it can go on from there.
@@ -68,6 +71,7 @@ pub(crate) struct DiskWork {
     pub(crate) checkpoint_index: u64,
     /// `RevisionLog::appended_bytes` at the last checkpoint.
     pub(crate) checkpoint_appended: u64,
+    checkpoint_at: Time,
     is_checkpointing: bool,
     pub(crate) checkpoint_wanted: bool,
     /// To be recorded in the WAL with the next write: a checkpoint is durable.
@@ -530,8 +534,14 @@ impl<R: Reader> Node<R> {
         }
         let appended = self.backend.log.appended_bytes() - self.work.checkpoint_appended;
         let is_wanted = self.work.checkpoint_wanted || appended >= CHECKPOINT_BYTES;
-        let is_due = self.applied >= self.work.checkpoint_index + self.config.snapshot_count
-            || (is_wanted && self.applied > self.work.checkpoint_index);
+        let entries = self.applied - self.work.checkpoint_index;
+        let count = self.config.snapshot_count;
+        let has_rested =
+            self.now.since(self.work.checkpoint_at) >= self.config.checkpoint_interval_ms;
+        let is_worth_it = has_rested && appended >= self.backend.log.checkpoint_bytes();
+        let is_due = (is_wanted && entries > 0)
+            || (is_worth_it && entries >= count)
+            || entries >= count.saturating_mul(CHECKPOINT_STRETCH);
         if !is_due || self.applied == 0 {
             return;
         }
@@ -556,6 +566,7 @@ impl<R: Reader> Node<R> {
         self.work.checkpoint_wanted = false;
         self.work.checkpoint_index = index;
         self.work.checkpoint_appended = self.backend.log.appended_bytes();
+        self.work.checkpoint_at = self.now;
         let conf_state = codec::encode_conf_state(&conf_state);
         let snapshot = WalSnapshot { index, term, conf_state };
         if planted!(CheckpointRecordedEarly) {

@@ -9,6 +9,7 @@ use crate::world::{Seen, World, bytes, put};
 fn three() -> (World, u64) {
     let mut world = World::new(3, |config| {
         config.snapshot_count = 50;
+        config.checkpoint_interval_ms = 0;
         config.catch_up_entries = 20;
     });
     let leader = world.until_serving();

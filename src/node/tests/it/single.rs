@@ -33,6 +33,7 @@ fn put_get_restart() {
 fn acknowledged_writes_survive_any_crash() {
     let mut world = World::new(1, |config| {
         config.snapshot_count = 20;
+        config.checkpoint_interval_ms = 0;
         config.wal_segment_bytes = 4_000;
         config.revlog_segment_bytes = 3_000;
     });
