@@ -62,6 +62,7 @@ pub async fn crowd(server: &Server, count: usize) -> Option<String> {
             }
         }
     }
+    println!("norn-weight: syncs of the log that took over 64 ms: {}", slow_syncs(server));
     let left = client.leases().await.expect("the leases").leases.len();
     waits.sort();
     let longest = waits.last().copied().unwrap_or_default();
@@ -80,8 +81,17 @@ pub async fn crowd(server: &Server, count: usize) -> Option<String> {
 
 /// Leases that have ended, by the server's own count.
 fn revoked(server: &Server) -> usize {
+    metric(server, "etcd_debugging_lease_revoked_total ")
+}
+
+/// For these no server can be blamed: a put waits for its sync.
+fn slow_syncs(server: &Server) -> usize {
+    let quick = "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.064\"} ";
+    metric(server, "etcd_disk_wal_fsync_duration_seconds_count ") - metric(server, quick)
+}
+
+fn metric(server: &Server, name: &str) -> usize {
     let page = http::get(&server.client_address(), "/metrics").text();
-    let name = "etcd_debugging_lease_revoked_total ";
-    let value = page.lines().find_map(|line| line.strip_prefix(name)).expect("the counter");
+    let value = page.lines().find_map(|line| line.strip_prefix(name)).expect("the metric");
     value.parse::<f64>().expect("a number") as usize
 }
