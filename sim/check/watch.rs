@@ -69,11 +69,20 @@ pub fn check(span: &Span, model: &Model, until: Option<i64>) -> Verdict {
         };
     };
     let start = if span.start == 0 { header(created) + 1 } else { span.start };
+    // A compaction at the very revision that a watcher begins with keeps of each key what came of it, as in etcd: not what the same
+    // transaction wrote and replaced.
+    let is_told = |kv: &KeyValue| {
+        span.responses.iter().flat_map(|r| &r.events).any(|event| event.kv.as_ref() == Some(kv))
+    };
+    let is_gone = |kv: &KeyValue| {
+        let is_at_edge = kv.mod_revision == start && start <= model.compacted;
+        is_at_edge && is_replaced(kv, &model.events[&start]) && !is_told(kv)
+    };
     let mut wanted = model
         .events
         .range(start..)
         .flat_map(|(_, events)| events)
-        .filter(|kv| span.wants(kv))
+        .filter(|kv| span.wants(kv) && !is_gone(kv))
         .peekable();
     let mut last = start - 1;
     let mut shown = 0;
@@ -166,6 +175,12 @@ pub fn check(span: &Span, model: &Model, until: Option<i64>) -> Verdict {
         ));
     }
     Ok(())
+}
+
+/// The revision it belongs to goes on to change the same key.
+fn is_replaced(kv: &KeyValue, revision: &[KeyValue]) -> bool {
+    let of_key = revision.iter().rfind(|other| other.key == kv.key);
+    of_key.is_some_and(|last| last != kv)
 }
 
 fn broken(promise: &'static str, span: &Span, at: usize, what: impl Into<String>) -> Failure {
