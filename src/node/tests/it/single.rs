@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use norn_node::{Error, Input, Method, StreamId};
 use norn_proto::etcdserverpb as pb;
+use norn_storage::{DiskRead as _, FileName};
 
 use crate::world::{World, bytes, put, watch};
 
@@ -54,6 +55,35 @@ fn acknowledged_writes_survive_any_crash() {
         world.until_serving();
         assert_eq!(world.hash(id), hash, "round {round}");
     }
+}
+
+#[test]
+fn checkpoints_rest_but_not_for_ever() {
+    let mut world = World::new(1, |config| {
+        config.snapshot_count = 10;
+        config.snapshots_max = 1000;
+    });
+    let id = world.until_serving();
+    let puts = |world: &mut World, count: usize| {
+        for _ in 0..count {
+            world.put(id, "key", "a value that is of some length");
+        }
+    };
+    let checkpoints = |world: &World| {
+        let names = world.disks[&id].list(&FileName::new("member/snap")).unwrap();
+        names.iter().filter(|name| name.ends_with(".snap")).count()
+    };
+    world.run(1_500);
+    puts(&mut world, 40);
+    let first = checkpoints(&world);
+    assert!(first > 0, "it has rested, and there are ten entries");
+    puts(&mut world, 50);
+    assert_eq!(checkpoints(&world), first, "no time has passed");
+    puts(&mut world, 60);
+    assert_eq!(checkpoints(&world), first + 1, "ten times as many entries as it is for");
+    world.run(1_500);
+    puts(&mut world, 40);
+    assert_eq!(checkpoints(&world), first + 2, "it has rested again");
 }
 
 /// `prost::Message` is no trait object.
