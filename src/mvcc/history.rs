@@ -13,6 +13,8 @@
 //!   compact 12                                            nothing left: the key leaves the index
 //! ```
 
+use std::sync::Arc;
+
 use norn_planted::planted;
 
 use crate::Revision;
@@ -41,8 +43,9 @@ pub enum Tombstones {
 pub struct KeyHistory {
     /// The live version; of a key that is deleted now the tombstone, with version 0.
     newest: KeyAt,
-    /// Most keys have one live revision and nothing else.
-    older: Option<Box<Older>>,
+    /// Most keys have one live revision and nothing else. Shared, because blocks of the index are copied while somebody looks at it
+    /// (an image is being written): the pasts of the neighbours are not.
+    older: Option<Arc<Older>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,7 +100,7 @@ impl KeyHistory {
             Generation { created: revision.main, version: 1, revisions: vec![revision] };
         KeyHistory {
             newest: tombstone(revision),
-            older: Some(Box::new(Older { finished: vec![generation], current: Vec::new() })),
+            older: Some(Arc::new(Older { finished: vec![generation], current: Vec::new() })),
         }
     }
 
@@ -118,7 +121,7 @@ impl KeyHistory {
         };
         let current = current.revisions;
         let has_past = !finished.is_empty() || !current.is_empty();
-        Some(KeyHistory { newest, older: has_past.then(|| Box::new(Older { finished, current })) })
+        Some(KeyHistory { newest, older: has_past.then(|| Arc::new(Older { finished, current })) })
     }
 
     /// The finished lives, oldest first.
@@ -182,7 +185,7 @@ impl KeyHistory {
     pub fn put(&mut self, revision: Revision) -> KeyAt {
         assert!(revision > self.last(), "put {revision} after {}", self.last());
         if self.is_live() {
-            let older = self.older.get_or_insert_default();
+            let older = Arc::make_mut(self.older.get_or_insert_default());
             older.current.push(self.newest.modified);
         } else {
             self.newest.created = revision.main;
@@ -205,7 +208,7 @@ impl KeyHistory {
             return self.delete(revision);
         }
         let life = Generation { created: revision.main, version: 1, revisions: vec![revision] };
-        self.older.get_or_insert_default().finished.push(life);
+        Arc::make_mut(self.older.get_or_insert_default()).finished.push(life);
         self.newest = tombstone(revision);
     }
 
@@ -213,7 +216,7 @@ impl KeyHistory {
     pub fn delete(&mut self, revision: Revision) {
         assert!(self.is_live() && revision > self.last(), "delete {revision} of {self:?}");
         let KeyAt { modified, created, version } = self.newest;
-        let older = self.older.get_or_insert_default();
+        let older = Arc::make_mut(self.older.get_or_insert_default());
         let mut revisions = std::mem::take(&mut older.current);
         revisions.extend([modified, revision]);
         older.finished.push(Generation { created, version: version + 1, revisions });
@@ -226,6 +229,7 @@ impl KeyHistory {
         let Some(older) = &mut self.older else {
             return false;
         };
+        let older = Arc::make_mut(older);
         let ends = main + i64::from(planted!(TombstoneDropped));
         let alone = |g: &Generation| planted!(TombstoneAloneDropped) && g.revisions.len() == 1;
         let gone =
