@@ -57,6 +57,41 @@ fn acknowledged_writes_survive_any_crash() {
     }
 }
 
+fn puts(world: &mut World, id: u64, count: usize) {
+    for _ in 0..count {
+        world.put(id, "key", "a value that is of some length");
+    }
+}
+
+fn checkpoints(world: &World, id: u64) -> usize {
+    let names = world.disks[&id].list(&FileName::new("member/snap")).unwrap();
+    names.iter().filter(|name| name.ends_with(".snap")).count()
+}
+
+#[test]
+fn a_checkpoint_of_many_leases_waits_until_it_is_worth_it() {
+    let mut world = World::new(1, |config| {
+        config.snapshot_count = 10;
+        config.checkpoint_interval_ms = 0;
+        config.snapshots_max = 1000;
+    });
+    let id = world.until_serving();
+    for lease in 1..=500 {
+        let r = pb::LeaseGrantRequest { id: lease, ttl: 1000 };
+        let _: pb::LeaseGrantResponse = world.call(id, Method::LeaseGrant, &r).unwrap();
+    }
+    // Whatever came before: from a checkpoint that has all of them on.
+    let before = checkpoints(&world, id);
+    while checkpoints(&world, id) == before {
+        puts(&mut world, id, 1);
+    }
+    let with_all = checkpoints(&world, id);
+    puts(&mut world, id, 50);
+    assert_eq!(checkpoints(&world, id), with_all, "it would write more than was appended");
+    puts(&mut world, id, 60);
+    assert_eq!(checkpoints(&world, id), with_all + 1, "ten times as many entries as it is for");
+}
+
 #[test]
 fn checkpoints_rest_but_not_for_ever() {
     let mut world = World::new(1, |config| {
@@ -64,26 +99,17 @@ fn checkpoints_rest_but_not_for_ever() {
         config.snapshots_max = 1000;
     });
     let id = world.until_serving();
-    let puts = |world: &mut World, count: usize| {
-        for _ in 0..count {
-            world.put(id, "key", "a value that is of some length");
-        }
-    };
-    let checkpoints = |world: &World| {
-        let names = world.disks[&id].list(&FileName::new("member/snap")).unwrap();
-        names.iter().filter(|name| name.ends_with(".snap")).count()
-    };
     world.run(1_500);
-    puts(&mut world, 40);
-    let first = checkpoints(&world);
+    puts(&mut world, id, 40);
+    let first = checkpoints(&world, id);
     assert!(first > 0, "it has rested, and there are ten entries");
-    puts(&mut world, 50);
-    assert_eq!(checkpoints(&world), first, "no time has passed");
-    puts(&mut world, 60);
-    assert_eq!(checkpoints(&world), first + 1, "ten times as many entries as it is for");
+    puts(&mut world, id, 50);
+    assert_eq!(checkpoints(&world, id), first, "no time has passed");
+    puts(&mut world, id, 60);
+    assert_eq!(checkpoints(&world, id), first + 1, "ten times as many entries as it is for");
     world.run(1_500);
-    puts(&mut world, 40);
-    assert_eq!(checkpoints(&world), first + 2, "it has rested again");
+    puts(&mut world, id, 40);
+    assert_eq!(checkpoints(&world, id), first + 2, "it has rested again");
 }
 
 /// `prost::Message` is no trait object.
