@@ -11,49 +11,73 @@
 //!
 //! All numbers are varints. Whoever stores the bytes guards them with a checksum; decoding still believes nothing.
 
-use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::vec;
 
+use crate::block::Block;
+use crate::branch::Branch;
 use crate::history::{Generation, KeyHistory};
-use crate::{KeyIndex, KeyRange, Revision};
+use crate::{KeyIndex, Revision};
 
-/// Encodes an index a bounded piece at a time. Holds a view of it: changes meanwhile are not in the image.
+/// Encodes an index a bounded piece at a time, as it was at the beginning: changes meanwhile are not in the image.
+///
+/// What was encoded is let go at once. Who changes a block that somebody looks at copies it, and the last to look frees all
+/// of its histories: neither should be more than it must, nor come in one piece at the end.
 #[derive(Debug)]
 pub struct IndexEncoder {
-    view: KeyIndex,
+    groups: vec::IntoIter<Arc<Branch<Block>>>,
+    /// Of the group begun last, behind the one in `block`.
+    blocks: vec::IntoIter<Arc<Block>>,
+    block: Option<Arc<Block>>,
+    slot: usize,
     /// The last key encoded.
     last: Vec<u8>,
-    is_begun: bool,
+    key: Vec<u8>,
 }
 
 impl IndexEncoder {
     pub fn new(index: &KeyIndex) -> IndexEncoder {
-        IndexEncoder { view: index.clone(), last: Vec::new(), is_begun: false }
+        IndexEncoder {
+            groups: index.groups().children().into_iter(),
+            blocks: Vec::new().into_iter(),
+            block: None,
+            slot: 0,
+            last: Vec::new(),
+            key: Vec::new(),
+        }
     }
 
     /// Appends entries until `out` has `len_min` bytes; false when that was all of them.
     pub fn step(&mut self, len_min: usize, out: &mut Vec<u8>) -> bool {
-        let range = KeyRange::From(self.last.clone().into());
-        let (last, begun) = (&mut self.last, &mut self.is_begun);
-        let mut is_cut = false;
-        self.view.visit_histories(&range, |key, history| {
-            if *begun && key == last.as_slice() {
-                return ControlFlow::Continue(());
+        while let Some(block) = self.current() {
+            while self.slot < block.len() {
+                if out.len() >= len_min {
+                    return true;
+                }
+                let (key, last) = (&mut self.key, &mut self.last);
+                block.key_into(self.slot, key);
+                let shared = key.iter().zip(last.iter()).take_while(|(a, b)| a == b).count();
+                put(out, shared as u64);
+                put(out, (key.len() - shared) as u64);
+                out.extend_from_slice(&key[shared..]);
+                encode(block.slot(self.slot), out);
+                std::mem::swap(key, last);
+                self.slot += 1;
             }
-            if out.len() >= len_min {
-                is_cut = true;
-                return ControlFlow::Break(());
+        }
+        false
+    }
+
+    /// The block that the next entry is in.
+    fn current(&mut self) -> Option<Arc<Block>> {
+        while self.block.as_ref().is_none_or(|block| self.slot == block.len()) {
+            self.slot = 0;
+            self.block = self.blocks.next();
+            if self.block.is_none() {
+                self.blocks = self.groups.next()?.children().into_iter();
             }
-            let shared = key.iter().zip(last.iter()).take_while(|(a, b)| a == b).count();
-            put(out, shared as u64);
-            put(out, (key.len() - shared) as u64);
-            out.extend_from_slice(&key[shared..]);
-            encode(history, out);
-            last.truncate(shared);
-            last.extend_from_slice(&key[shared..]);
-            *begun = true;
-            ControlFlow::Continue(())
-        });
-        is_cut
+        }
+        self.block.clone()
     }
 }
 
@@ -189,9 +213,12 @@ fn number(from: &mut &[u8]) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::KeyRange;
 
     fn encoded(index: &KeyIndex, piece: usize) -> Vec<u8> {
         let mut encoder = IndexEncoder::new(index);
@@ -280,5 +307,23 @@ mod tests {
         index.put(b"/k/0025", Revision::new(91, 0));
         assert!(!encoder.step(usize::MAX, &mut bytes));
         assert_eq!(content(&KeyIndex::decode(&bytes).unwrap()), before);
+    }
+    #[test]
+    fn what_was_encoded_is_let_go() {
+        let mut index = KeyIndex::new();
+        for i in 0..1000u32 {
+            index.put(&i.to_be_bytes(), Revision::new(i64::from(i) + 2, 0));
+        }
+        // (One that the index has, and one that is looked at here.)
+        let is_shared = |index: &KeyIndex, block: usize| {
+            let block = index.groups().children()[0].children().swap_remove(block);
+            Arc::strong_count(&block) > 2
+        };
+        let mut encoder = IndexEncoder::new(&index);
+        assert!(encoder.step(2000, &mut Vec::new()));
+        assert!(!is_shared(&index, 0));
+        assert!(is_shared(&index, 7));
+        assert!(!encoder.step(usize::MAX, &mut Vec::new()));
+        assert!(!is_shared(&index, 7));
     }
 }
