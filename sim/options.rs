@@ -307,7 +307,7 @@ impl Options {
         (self.keys, self.value_bytes) = (64, 100);
         (self.snapshot_count, self.catch_up_entries, self.memory_entries) = (10_000, 5_000, 100);
         (self.wal_segment_bytes, self.revlog_segment_bytes) = (64_000_000, 64 << 20);
-        (self.image_debt_bytes, self.image_step_bytes) = (4 << 20, 128 << 10);
+        (self.image_debt_bytes, self.image_step_bytes) = (32 << 20, 32 << 10);
         (self.cache_bytes, self.message_bytes) = (64 << 20, 1 << 20);
         (self.watch_responses, self.watch_revisions) = (128, 1000);
         self.slow_watcher_permille = 0;

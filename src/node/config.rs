@@ -48,9 +48,10 @@ pub struct Config {
     pub wal_segment_bytes: u64,
     pub revlog_segment_bytes: u64,
     pub cache_bytes: usize,
-    /// Bytes appended to the revision log that make a new index image worth its write, at the least.
+    /// Bytes appended to the revision log that make a new index image worth its write, at the least: a restart that finds no image
+    /// reads them in a tenth of a second.
     pub image_debt_bytes: u64,
-    /// Bytes of an index image encoded per turn: about a millisecond of work.
+    /// Bytes of an index image encoded per turn: a fraction of a millisecond of work.
     pub image_step_bytes: usize,
     pub auto_compaction: AutoCompaction,
     pub watch_progress_interval_ms: u64,
@@ -115,8 +116,8 @@ impl Config {
             wal_segment_bytes: 64_000_000,
             revlog_segment_bytes: 64 << 20,
             cache_bytes: 64 << 20,
-            image_debt_bytes: 4 << 20,
-            image_step_bytes: 128 << 10,
+            image_debt_bytes: 32 << 20,
+            image_step_bytes: 32 << 10,
             auto_compaction: AutoCompaction::Off,
             watch_progress_interval_ms: 600_000,
             watch_limits: WatchLimits::default(),

@@ -36,11 +36,11 @@ fn setup() -> Setup {
     Setup::quick().flag("--snapshot-count=60")
 }
 
-/// Writes several megabytes over some keys, a few of them leased, and waits for an index image.
+/// Writes some forty megabytes over some keys, a few of them leased, and waits for an index image.
 async fn fill(server: &Server) {
     let client = server.client();
     client.lease_grant(7, 3600).await.unwrap();
-    let large = "v".repeat(100_000);
+    let large = "v".repeat(600_000);
     for i in 0..70 {
         let mut request = put(&format!("k{i:02}"), &format!("value-{i:02}-{large}"));
         request.lease = if i % 10 == 0 { 7 } else { 0 };
