@@ -27,7 +27,7 @@ const UNASKED_BYTES: usize = 64 << 10;
 const ZERO_BYTES: usize = 1 << 20;
 /// So much that was written to a file and not synced is synced though nobody asks for it: what the system has to bring to the disk at
 /// once, the log's syncs wait for (a spare segment of the log is 64 MB of zeros).
-const PACE_BYTES: u64 = 4 << 20;
+const PACE_BYTES: u64 = 1 << 20;
 
 /// Shared by all handles.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use norn_server::serve::{self, End};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    small_pages();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let end = run(&args);
     match end {
@@ -22,6 +23,13 @@ fn main() {
             std::process::exit(0);
         }
     }
+}
+
+/// The first touch of a huge page is that of 512 small ones at once: five milliseconds on a virtual machine whose host had
+/// lent the memory to somebody else, and so long nobody is answered. (What huge pages save here could not be measured.)
+fn small_pages() {
+    // (An old kernel does not know how. Then it stays as it is.)
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 fn run(args: &[String]) -> End {
