@@ -8,7 +8,7 @@ use crate::options::{Kind, Options};
 use crate::process::Servers;
 use crate::run::{Report, block_on, workload};
 use crate::table::Table;
-use crate::{process, whole};
+use crate::{machine, process, whole};
 
 pub struct Plan {
     /// The last is the one that the others are measured by.
@@ -25,6 +25,8 @@ const NODES: [(usize, &str); 2] = [(1, "one node"), (3, "three nodes")];
 const COMPACT_EVERY: Duration = Duration::from_secs(2);
 const OVERLOAD_CLIENTS: usize = 5000;
 const OVERLOAD_CONNS: usize = 100;
+/// How long the machine itself is looked at.
+const MACHINE: Duration = Duration::from_secs(5);
 /// Of the metrics that say whether members heard each other in time.
 const MISSED: [&str; 2] =
     ["etcd_server_leader_changes_seen_total", "etcd_server_heartbeat_send_failures_total"];
@@ -66,6 +68,10 @@ impl Side<'_> {
     }
 
     fn run(&mut self, plan: &Plan, binary: &Path, dir: &Path, nodes: usize) -> Result<(), String> {
+        let held = machine::held(MACHINE);
+        let watchers = "before it, threads that only look at the clock, one per core: held up";
+        self.add(&format!("{watchers}, of their time"), "%", 100.0 * held.share);
+        self.add(&format!("{watchers}, longest"), "ms", held.longest.as_secs_f64() * 1e3);
         let mut servers = Servers::start(binary, dir, nodes)?;
         let base = Options {
             kind: Kind::Put,
