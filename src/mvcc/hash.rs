@@ -10,6 +10,9 @@ use std::ops::ControlFlow;
 use crate::history::Tombstones;
 use crate::{Error, KeyIndex, KeyRange, KeyValue, Revision, Values};
 
+/// A record counts once more for each so many of its bytes.
+const LONG_BYTES: usize = 1 << 10;
+
 /// The answer, with the two revisions it depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvHash {
@@ -63,12 +66,13 @@ impl HashScan {
         let mut stopped = false;
         values
             .scan(self.next, self.main, &mut |revision, tombstone, record| {
-                if seen == records_max {
+                if seen >= records_max {
                     self.next = revision;
                     stopped = true;
                     return ControlFlow::Break(());
                 }
-                seen += 1;
+                // (A long one counts for as many as it takes the time of.)
+                seen = seen.saturating_add(1 + record.len() / LONG_BYTES);
                 if revision.main <= self.compacted {
                     if revision.main == self.compacted && tombstone {
                         return ControlFlow::Continue(());

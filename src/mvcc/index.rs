@@ -187,12 +187,13 @@ impl KeyIndex {
         count
     }
 
-    /// Compacts up to `keys_max` keys from `from` on (`None`: the first). Returns where to go on.
+    /// Compacts blocks of keys from `from` on (`None`: the first) until `records_max` keys were seen and revisions died, together.
+    /// Returns where to go on.
     pub fn compact(
         &mut self,
         main: i64,
         from: Option<&[u8]>,
-        keys_max: usize,
+        records_max: usize,
         dead: &mut dyn FnMut(Revision),
     ) -> Option<Vec<u8>> {
         let first = Place { group: 0, block: 0, slot: 0 };
@@ -202,7 +203,7 @@ impl KeyIndex {
             None => first,
         };
         let mut seen = 0;
-        while seen < keys_max {
+        while seen < records_max {
             let found = self.normalize(place)?;
             place = Place { slot: 0, ..found };
             let block_len = self.block(place).len();
@@ -213,8 +214,13 @@ impl KeyIndex {
                 let before = self.block(place).live_count();
                 let block = self.block_mut(place);
                 let mut removed = 0;
+                let mut died = 0;
+                let mut dead = |revision: Revision| {
+                    died += 1;
+                    dead(revision);
+                };
                 while slot < block.len() {
-                    if block.update(slot, |history| history.compact(main, dead)) {
+                    if block.update(slot, |history| history.compact(main, &mut dead)) {
                         block.remove(slot);
                         removed += 1;
                     } else {
@@ -223,6 +229,7 @@ impl KeyIndex {
                 }
                 assert_eq!(block.live_count(), before, "compaction removed a live key");
                 self.key_count -= removed;
+                seen += died;
                 place.slot = self.block(place).len();
                 if removed > 0 {
                     place = self.tidy(place);
@@ -491,6 +498,27 @@ mod tests {
             }
             check(&index, &twin);
         }
+    }
+
+    #[test]
+    fn a_piece_of_a_compaction_is_small_although_the_keys_have_long_pasts() {
+        let mut index = KeyIndex::new();
+        for main in 2..40_002i64 {
+            index.put(&(main % 400).to_be_bytes(), Revision::new(main, 0));
+        }
+        let (mut next, mut pieces, mut died) = (None, 0, 0);
+        loop {
+            let before = died;
+            next = index.compact(40_002, next.as_deref(), 1000, &mut |_| died += 1);
+            // (A block is not cut.)
+            assert!(died - before < 1000 + KEYS_MAX * 100);
+            pieces += 1;
+            if next.is_none() {
+                break;
+            }
+        }
+        assert_eq!(died, 40_000 - 400);
+        assert!(pieces >= 3);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::disk_work::DiskWork;
 use crate::export::Exports;
+use crate::house::House;
 use crate::image::Images;
 use crate::import::{import, wipe};
 use crate::input::{NodeEvent, Ready};
@@ -130,7 +131,8 @@ impl<R: Reader> Node<R> {
         let Identity { id, cluster_id, raft, wal, saved } = identity;
         let unix_ms = config.unix_ms_at_zero + now.ms;
         let fragment_bytes = config.request_bytes_max + (512 << 10);
-        let work = DiskWork::new(saved, log.durable_index(), applied);
+        let work = DiskWork::new(saved, applied);
+        let house = House::new(log.durable_index(), applied);
         let mut node = Node {
             id,
             cluster_id,
@@ -141,6 +143,7 @@ impl<R: Reader> Node<R> {
             raft,
             wal,
             work,
+            house,
             backend: Backend::new(log, reader),
             store: state.store,
             lessor: state.lessor,
@@ -251,9 +254,9 @@ impl<R: Reader> Node<R> {
         let state = State::read(&log, Recovered::default(), &self.config)?;
         self.applied = log.applied_index();
         self.applied_term = log.term();
-        self.work.checkpoint_index = self.applied;
-        self.work.checkpoint_appended = log.appended_bytes();
-        self.work.memory_index = self.applied;
+        self.house.checkpoint_index = self.applied;
+        self.house.checkpoint_appended = log.appended_bytes();
+        self.house.memory_index = self.applied;
         self.work.has_applied = false;
         // What was appended to the old log is part of nothing any more.
         self.received.forget_removals(&self.work.bulk_parts);

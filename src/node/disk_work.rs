@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use norn_planted::planted;
-use norn_raft::{ConfState, HardState, Message, Snapshot, codec};
-use norn_storage::revlog::{AppendId, CheckpointTicket, CollectProgress, CollectTicket};
+use norn_raft::{HardState, Message, Snapshot, codec};
+use norn_storage::revlog::{AppendId, CheckpointTicket, CollectTicket};
 use norn_storage::snap_file::{self, SnapName};
 use norn_storage::wal::{Save, WalEntry, WalSnapshot, WalState};
 use norn_storage::{BatchId, Completion, DiskBatch, DiskError, DiskOp, DiskQueue, FileName};
@@ -29,17 +29,6 @@ const RETRY_MS: u64 = 500;
 /// Applied changes wait for company until they are this many bytes, or until the next tick: nobody waits for them (the
 /// log has them), and a write of a few kilobytes costs as much as one of many. They stay readable in memory.
 const BULK_BYTES_MIN: usize = 256 << 10;
-/// Bytes appended to the revision log after which a checkpoint is taken even if the entries were few: they are what a
-/// restart reads again, and what the WAL is kept for.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// How many times as many entries as were asked for a checkpoint may wait for, if it would come soon after the last or would write more
-/// than was appended since (it has all leases). A busy server would do little else than sync checkpoints.
-const CHECKPOINT_STRETCH: u64 = 10;
-/// Bytes the collector reads per step: about ten milliseconds of disk.
-const COLLECT_BYTES: u64 = 4 << 20;
-/// How long the log is kept after a member was sent a snapshot, so that it can go on from there.
-const SNAPSHOT_GRACE_MS: u64 = 30_000;
-
 #[derive(Debug, Default)]
 pub(crate) struct DiskWork {
     next_batch: u64,
@@ -68,20 +57,6 @@ pub(crate) struct DiskWork {
     pub(crate) has_applied: bool,
     /// Watchers are behind and have room.
     pub(crate) catch_up_more: bool,
-    pub(crate) checkpoint_index: u64,
-    /// `RevisionLog::appended_bytes` at the last checkpoint.
-    pub(crate) checkpoint_appended: u64,
-    checkpoint_at: Time,
-    is_checkpointing: bool,
-    pub(crate) checkpoint_wanted: bool,
-    /// To be recorded in the WAL with the next write: a checkpoint is durable.
-    record: Option<WalSnapshot>,
-    is_preparing: bool,
-    is_collecting: bool,
-    pub(crate) memory_index: u64,
-    /// Snapshots on their way to members, and until when the log is kept for the last one.
-    pub(crate) sending: usize,
-    pub(crate) keep_log_until: Time,
     /// A snapshot that is durable and must replace the state before anything else happens.
     pub(crate) install: Option<Install>,
 }
@@ -134,9 +109,9 @@ pub(crate) struct Install {
 impl DiskWork {
     /// What the revision log has applied is committed, even if the WAL lost that (a commit index alone is not synced).
     /// It must get to know before it records a snapshot: one beyond its commit index would not be believed.
-    pub(crate) fn new(saved: WalState, checkpoint_index: u64, applied: u64) -> DiskWork {
+    pub(crate) fn new(saved: WalState, applied: u64) -> DiskWork {
         let unsaved = (applied > saved.commit).then_some(WalState { commit: applied, ..saved });
-        DiskWork { saved, unsaved, checkpoint_index, memory_index: applied, ..DiskWork::default() }
+        DiskWork { saved, unsaved, ..DiskWork::default() }
     }
 
     /// Drops the next bulk batch.
@@ -172,7 +147,7 @@ impl<R: Reader> Node<R> {
             return false;
         }
         let last_change = self.work.changes.back().map(|change| change.index);
-        if self.work.appends.is_empty() && self.work.record.is_none() && last_change.is_none() {
+        if self.work.appends.is_empty() && self.house.record.is_none() && last_change.is_none() {
             return false;
         }
         let mut appends = Vec::new();
@@ -222,7 +197,7 @@ impl<R: Reader> Node<R> {
         let voted = state.is_some_and(|s| (s.term, s.vote) != (saved.term, saved.vote));
         // A received snapshot outdates a checkpoint that waits for its record: written behind it, that would send the
         // next start back to before the gap.
-        let recorded = self.work.record.take().filter(|_| snapshot.is_none());
+        let recorded = self.house.record.take().filter(|_| snapshot.is_none());
         let record = snapshot.clone().or_else(|| recorded.clone());
         if entries.is_empty() && !voted && record.is_none() && last_change.is_none() {
             self.work.unsaved = state.or(self.work.unsaved);
@@ -399,16 +374,16 @@ impl<R: Reader> Node<R> {
         match part {
             BulkPart::Appended(id) => self.backend.log.written(id),
             BulkPart::Checkpoint { ticket, snapshot } => {
-                self.work.is_checkpointing = false;
+                self.house.is_checkpointing = false;
                 self.backend.log.checkpointed(ticket, true);
-                self.work.record = Some(snapshot);
+                self.house.record = Some(snapshot);
             }
             BulkPart::Prepared => {
-                self.work.is_preparing = false;
+                self.house.is_preparing = false;
                 self.wal.prepared(true);
             }
             BulkPart::Collected(ticket) => {
-                self.work.is_collecting = false;
+                self.house.is_collecting = false;
                 self.backend.log.collected(ticket, true);
             }
             BulkPart::Removed(file) => self.received.removed(&file),
@@ -484,153 +459,9 @@ impl<R: Reader> Node<R> {
         self.work.bulk = Some(BulkWrite { batch, parts, retry_at: None });
     }
 
-    /// Checkpoints, spare segments, purging, collecting, and the log in memory.
-    pub(crate) fn keep_house(&mut self) {
-        if self.work.install.is_some() {
-            return;
-        }
-        self.compact_memory();
-        if self.work.bulk.is_some() {
-            return;
-        }
-        // (Here, where what is emitted is submitted in the same turn, and not where it becomes possible: an installation
-        // forgets what has not been submitted.)
-        let emitted = self.work.bulk_ops.len();
-        self.wal.purge(self.config.wals_max, &mut self.work.bulk_ops);
-        if self.work.bulk_ops.len() > emitted {
-            self.work.bulk_parts.push(BulkPart::Other);
-        }
-        if !self.work.is_preparing && self.wal.prepare(&mut self.work.bulk_ops) {
-            self.work.is_preparing = true;
-            self.work.bulk_parts.push(BulkPart::Prepared);
-        }
-        self.check_point();
-        let others_done = !self.exports.is_busy() && !self.images.is_busy();
-        if !self.work.is_collecting && others_done && !self.store.is_compacting() {
-            match self.backend.log.collect(COLLECT_BYTES, &mut self.work.bulk_ops) {
-                Ok(CollectProgress::Step(ticket)) => {
-                    self.work.is_collecting = true;
-                    self.work.bulk_parts.push(BulkPart::Collected(ticket));
-                }
-                Ok(CollectProgress::Idle | CollectProgress::Waiting) => {}
-                Err(error) => self.fail(&format!("revision log: {error}")),
-            }
-        }
-        self.sweep_received();
-    }
-
-    /// Takes a checkpoint if one is due; if an index image is due too, first that.
-    fn check_point(&mut self) {
-        if self.work.is_checkpointing {
-            return;
-        }
-        if self.images.is_busy() {
-            // (A step of the collector that is on its way may be its last, and then there is no checkpoint yet.)
-            if self.step_image() && !self.work.is_collecting {
-                self.finish_image();
-                self.checkpoint();
-            }
-            return;
-        }
-        let appended = self.backend.log.appended_bytes() - self.work.checkpoint_appended;
-        let is_wanted = self.work.checkpoint_wanted || appended >= CHECKPOINT_BYTES;
-        let entries = self.applied - self.work.checkpoint_index;
-        let count = self.config.snapshot_count;
-        let has_rested =
-            self.now.since(self.work.checkpoint_at) >= self.config.checkpoint_interval_ms;
-        let is_worth_it = has_rested && appended >= self.backend.log.checkpoint_bytes();
-        let is_due = (is_wanted && entries > 0)
-            || (is_worth_it && entries >= count)
-            || entries >= count.saturating_mul(CHECKPOINT_STRETCH);
-        if !is_due || self.applied == 0 {
-            return;
-        }
-        if self.image_is_due() {
-            self.begin_image();
-        } else {
-            self.checkpoint();
-        }
-    }
-
-    fn checkpoint(&mut self) {
-        self.commit_applied();
-        let mut ops = Vec::new();
-        let Some(ticket) = self.backend.log.checkpoint(&mut ops) else { return };
-        let conf_state = self.members.conf_state();
-        let (index, term) = (self.applied, self.applied_term);
-        let snapshot = self.snapshot_at(conf_state.clone());
-        let body = codec::encode_snapshot(&snapshot);
-        snap_file::save(&self.config.snap_dir, SnapName { term, index }, &body, &mut ops);
-        self.work.bulk_ops.append(&mut ops);
-        self.work.is_checkpointing = true;
-        self.work.checkpoint_wanted = false;
-        self.work.checkpoint_index = index;
-        self.work.checkpoint_appended = self.backend.log.appended_bytes();
-        self.work.checkpoint_at = self.now;
-        let conf_state = codec::encode_conf_state(&conf_state);
-        let snapshot = WalSnapshot { index, term, conf_state };
-        if planted!(CheckpointRecordedEarly) {
-            self.work.record = Some(snapshot.clone());
-        }
-        self.work.bulk_parts.push(BulkPart::Checkpoint { ticket, snapshot });
-    }
-
-    /// The state now, as raft and 3.6 members know it: the members in their old form.
-    pub(crate) fn snapshot_at(&self, conf_state: ConfState) -> Snapshot {
-        let data = Bytes::from(self.members.v2_store_json(self.cluster_version.as_deref()));
-        Snapshot {
-            data,
-            index: norn_raft::Index(self.applied),
-            term: norn_raft::Term(self.applied_term),
-            conf_state,
-        }
-    }
-
-    /// The WAL knows of the checkpoint: what came before is not needed any more.
-    fn recorded(&mut self, snapshot: &WalSnapshot) {
-        self.wal.release_to(snapshot.index);
-        self.purge_snapshots();
-    }
-
-    /// Forgets entries that no member in reach will ask for.
-    fn compact_memory(&mut self) {
-        let is_kept = self.applied <= self.work.memory_index + self.config.memory_entries
-            || self.work.sending > 0
-            || self.now < self.work.keep_log_until;
-        let bytes_max = self.config.limits.log_bytes;
-        let is_full = self.log_bytes() > bytes_max && !planted!(LogBytesUnread);
-        if is_kept && !is_full {
-            return;
-        }
-        let stable = self.raft.storage().last_index().0;
-        if self.applied > stable {
-            return;
-        }
-        self.work.memory_index = self.applied;
-        let conf_state = self.members.conf_state();
-        let index = norn_raft::Index(self.applied);
-        let storage = self.raft.storage_mut();
-        // (Both refuse only what was done before.)
-        let _ = storage.create_snapshot(index, conf_state, Bytes::new());
-        let mut keep_from = 0;
-        if !is_kept {
-            keep_from = self.applied.saturating_sub(self.config.catch_up_entries);
-        }
-        if is_full {
-            // (To half of what there may be: not with every entry again.)
-            keep_from = storage.index_keeping(index, bytes_max as u64 / 2).0.max(keep_from);
-        }
-        if keep_from > 0 {
-            let _ = storage.compact(norn_raft::Index(keep_from));
-        }
-    }
-
-    pub(crate) fn snapshot_sent(&mut self, to: u64, ok: bool) {
-        self.work.sending = self.work.sending.saturating_sub(1);
-        if ok {
-            self.work.keep_log_until = self.now + SNAPSHOT_GRACE_MS;
-        }
-        self.raft.report_snapshot(norn_raft::NodeId(to), ok);
+    /// A batch that nobody waits for is on its way.
+    pub(crate) fn bulk_is_busy(&self) -> bool {
+        self.work.bulk.is_some()
     }
 
     /// Nothing is on its way to the disk.

@@ -127,7 +127,7 @@ impl<R: Reader> Node<R> {
         if self.exports.queue.len() >= QUEUE_MAX {
             return self.raft.report_snapshot(to, false);
         }
-        self.work.sending += 1;
+        self.house.sending += 1;
         self.exports.queue.push_back(Purpose::Member(message));
     }
 

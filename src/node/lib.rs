@@ -34,6 +34,7 @@ mod downgrade;
 mod error;
 mod export;
 mod host;
+mod house;
 mod image;
 mod import;
 mod input;

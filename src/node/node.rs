@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::disk_work::DiskWork;
 use crate::export::Exports;
+use crate::house::House;
 use crate::image::Images;
 use crate::input::{Input, NodeEvent, Ready, Severity, Token};
 use crate::lease::Lessor;
@@ -42,6 +43,7 @@ pub struct Node<R> {
     pub(crate) raft: RawNode,
     pub(crate) wal: Wal,
     pub(crate) work: DiskWork,
+    pub(crate) house: House,
     pub(crate) received: Received,
 
     pub(crate) backend: Backend<R>,
