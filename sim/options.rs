@@ -134,6 +134,9 @@ pub struct Options {
     /// Smallest debt that makes an index image; the largest means never.
     pub image_debt_bytes: u64,
     pub image_step_bytes: usize,
+    /// Of a compaction in pieces, and the pause between them.
+    pub compact_records: usize,
+    pub compact_pause_ms: u64,
 
     /// Mean time between two faults that wait for an election, and two pauses of a leader.
     pub election_fault_every_us: u64,
@@ -249,6 +252,8 @@ impl Options {
             strict_reconfig: false,
             image_debt_bytes: *r.pick(&[1, 500, 5000, u64::MAX]),
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
+            compact_records: 0,
+            compact_pause_ms: 0,
             election_fault_every_us: 0,
             leader_pause_every_us: 0,
             snapshot_crash_permille: 0,
@@ -270,6 +275,9 @@ impl Options {
         options.is_mixed = Rng::new(seed ^ 0x004d_6978_6564).permille(300);
         options.draw_garbling(&mut Rng::new(seed ^ 0x4761_7262_6c65));
         options.draw_elections(&mut Rng::new(seed ^ 0x456c_6563_7473));
+        let mut r = Rng::new(seed ^ 0x0050_6965_6365);
+        options.compact_records = *r.pick(&[1_000, 1_000, 30, 3]) as usize;
+        options.compact_pause_ms = *r.pick(&[2, 2, 100, 0]);
         options.draw_limits(&mut Rng::new(seed ^ 0x004c_696d_6974));
         if profile == Profile::Busy {
             options.saturate();
@@ -308,6 +316,7 @@ impl Options {
         (self.snapshot_count, self.catch_up_entries, self.memory_entries) = (10_000, 5_000, 100);
         (self.wal_segment_bytes, self.revlog_segment_bytes) = (64_000_000, 64 << 20);
         (self.image_debt_bytes, self.image_step_bytes) = (32 << 20, 32 << 10);
+        (self.compact_records, self.compact_pause_ms) = (1_000, 2);
         (self.cache_bytes, self.message_bytes) = (64 << 20, 1 << 20);
         (self.watch_responses, self.watch_revisions) = (128, 1000);
         self.slow_watcher_permille = 0;

@@ -404,6 +404,8 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
     config.revlog_segment_bytes = options.revlog_segment_bytes;
     config.image_debt_bytes = options.image_debt_bytes;
     config.image_step_bytes = options.image_step_bytes;
+    config.compact_records = options.compact_records;
+    config.compact_pause_ms = options.compact_pause_ms;
     config.quota_bytes = options.quota_bytes.cast_signed();
     config.cache_bytes = options.cache_bytes;
     config.message_bytes_max = options.message_bytes;

@@ -15,6 +15,7 @@ use norn_storage::{Disk, DiskError, DiskOp, FileName};
 use self::identity::{Identity, begin, restart};
 use self::state::State;
 use crate::backend::Backend;
+use crate::compaction::Compaction;
 use crate::compactor::Compactor;
 use crate::config::Config;
 use crate::counters::Counters;
@@ -144,6 +145,7 @@ impl<R: Reader> Node<R> {
             wal,
             work,
             house,
+            compaction: Compaction::default(),
             backend: Backend::new(log, reader),
             store: state.store,
             lessor: state.lessor,

@@ -25,6 +25,7 @@ mod boot;
 mod calls;
 mod cluster;
 mod command;
+mod compaction;
 mod compactor;
 mod config;
 mod convert;

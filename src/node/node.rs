@@ -9,6 +9,7 @@ use norn_raft::{Message, MessageKind, NodeId, RawNode, Ready as RaftReady, Role}
 use norn_storage::wal::Wal;
 
 use crate::backend::Backend;
+use crate::compaction::Compaction;
 use crate::compactor::Compactor;
 use crate::config::Config;
 use crate::counters::Counters;
@@ -24,9 +25,6 @@ use crate::received::Received;
 use crate::watchers::Watchers;
 use crate::wire::Header;
 use crate::{Error, Reader, Time};
-
-/// Records of background compaction per turn: about a millisecond of work.
-const COMPACT_RECORDS_PER_TURN: usize = 1_000;
 
 /// A whole server as one state machine. See the crate's page for the calling order.
 pub struct Node<R> {
@@ -44,6 +42,7 @@ pub struct Node<R> {
     pub(crate) wal: Wal,
     pub(crate) work: DiskWork,
     pub(crate) house: House,
+    pub(crate) compaction: Compaction,
     pub(crate) received: Received,
 
     pub(crate) backend: Backend<R>,
@@ -159,6 +158,7 @@ impl<R: Reader> Node<R> {
             return;
         }
         self.now = self.now.max(now);
+        self.compaction.sees(&input);
         match input {
             Input::Wake => {}
             Input::Call { token, method, body } => self.call(token, method, body),
@@ -217,7 +217,10 @@ impl<R: Reader> Node<R> {
 
     /// When the node wants to be stepped again.
     pub fn deadline(&self) -> Time {
-        if self.has_background_work() { self.now } else { self.next_tick }
+        if self.has_background_work() {
+            return self.now;
+        }
+        self.compaction_due().map_or(self.next_tick, |due| due.min(self.next_tick))
     }
 
     fn turn(&mut self) {
@@ -402,20 +405,11 @@ impl<R: Reader> Node<R> {
 
     fn has_background_work(&self) -> bool {
         !self.is_failed
-            && (self.watchers_behind()
-                || self.compaction_can_go_on()
-                || self.exports.can_step()
-                || self.images.can_verify())
+            && (self.watchers_behind() || self.exports.can_step() || self.images.can_verify())
     }
 
     fn watchers_behind(&self) -> bool {
         self.work.catch_up_more
-    }
-
-    fn compaction_can_go_on(&self) -> bool {
-        // An export reads history: what it still has to read must not die under it. An index image counts only if
-        // nothing dies before its checkpoint.
-        self.store.is_compacting() && !self.exports.is_busy() && !self.images.is_busy()
     }
 
     /// Bounded pieces of whatever nobody waits for, until one fails.
@@ -444,25 +438,6 @@ impl<R: Reader> Node<R> {
         match self.watchers.catch_up(&header, &self.store, &self.backend) {
             Ok(more) => self.work.catch_up_more = more,
             Err(error) => self.fail(&error.to_string()),
-        }
-    }
-
-    fn compact_some(&mut self) {
-        if !self.compaction_can_go_on() {
-            return;
-        }
-        let mut dead = Vec::new();
-        let step = self.store.compact_step(&self.backend, COMPACT_RECORDS_PER_TURN, &mut |r| {
-            dead.push(r);
-        });
-        self.counters.keys_compacted += dead.len() as u64;
-        for revision in dead {
-            self.backend.log.mark_dead(revision.main, revision.sub);
-        }
-        match step {
-            Ok(norn_mvcc::CompactProgress::Finished(main)) => self.compaction_finished(main),
-            Ok(_) => {}
-            Err(error) => self.fail(&Error::from(error).to_string()),
         }
     }
 

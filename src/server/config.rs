@@ -47,6 +47,8 @@ pub struct ServerConfig {
     pub wals_max: usize,
     pub snapshots_max: usize,
     pub auto_compaction: AutoCompaction,
+    pub compact_records: usize,
+    pub compact_pause_ms: u64,
     pub watch_progress_interval_ms: u64,
     pub lease_checkpoint: bool,
     /// `None`: never.
@@ -235,6 +237,14 @@ impl ServerConfig {
                 600_000,
             )
             .max(100),
+            compact_records: match usize::try_from(values.int("compaction-batch-limit")) {
+                Ok(0) | Err(_) => 1_000,
+                Ok(records) => records,
+            },
+            compact_pause_ms: match values.is_zero_duration("compaction-sleep-interval") {
+                true => 2,
+                false => values.duration_ms("compaction-sleep-interval"),
+            },
             downgrade_check_ms: downgrade_check_ms(values),
             lease_checkpoint: feature_gates(values.text("feature-gates"))?
                 .get("LeaseCheckpoint")

@@ -221,12 +221,17 @@ pub const FLAGS: &[Flag] = &[
     flag("distributed-tracing-sampling-rate", Kind::Int, "0", "Not supported yet."),
     flag("corrupt-check-time", Kind::Duration, "0s", "Not supported yet."),
     flag("compact-hash-check-time", Kind::Duration, "1m", "Not supported yet."),
-    flag("compaction-batch-limit", Kind::Int, "0", "No effect: compaction is bounded per turn."),
+    flag(
+        "compaction-batch-limit",
+        Kind::Int,
+        "0",
+        "Revisions that a compaction looks at in one piece (0: 1000).",
+    ),
     flag(
         "compaction-sleep-interval",
         Kind::Duration,
         "0s",
-        "No effect: compaction is bounded per turn.",
+        "Pause between two pieces of a compaction while clients ask (0: 2ms).",
     ),
     flag(
         "watch-progress-notify-interval",

@@ -329,6 +329,8 @@ fn node_config(config: &ServerConfig, start: Start, started: Instant) -> Config 
         wals_max: config.wals_max,
         snapshots_max: config.snapshots_max,
         auto_compaction: config.auto_compaction,
+        compact_records: config.compact_records,
+        compact_pause_ms: config.compact_pause_ms,
         watch_progress_interval_ms: config.watch_progress_interval_ms,
         lease_checkpoint: config.lease_checkpoint,
         downgrade_check_ms: config.downgrade_check_ms,

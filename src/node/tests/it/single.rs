@@ -294,6 +294,27 @@ fn full_quota_raises_the_alarm_and_deletes_still_work() {
 }
 
 #[test]
+fn a_compaction_pauses_while_somebody_asks_and_only_then() {
+    let mut world = World::new(1, |config| {
+        (config.compact_records, config.compact_pause_ms) = (100, 60_000);
+    });
+    let id = world.until_serving();
+    for i in 0..600 {
+        world.put(id, &format!("k{:03}", i % 300), &i.to_string());
+    }
+    let r = pb::CompactionRequest { revision: 601, physical: false };
+    let _: pb::CompactionResponse = world.call(id, Method::Compact, &r).unwrap();
+    for i in 0..20 {
+        world.put(id, "other", &i.to_string());
+        world.run(10);
+    }
+    assert!(world.node(id).counters().keys_compacted < 300);
+    // The pause that was begun goes on; then nobody asks.
+    world.run(61_000);
+    assert_eq!(world.node(id).counters().keys_compacted, 300);
+}
+
+#[test]
 fn compactions_survive_restarts_with_equal_hashes() {
     let (mut world, id) = one();
     for i in 0..200 {

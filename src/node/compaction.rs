@@ -1,0 +1,58 @@
+//! The work of a compaction: a piece after the other, and while somebody asks for something a pause between them, as in etcd. What was
+//! compacted is out of reach from the start; nobody waits for the work, but those who asked for that.
+
+use norn_raft::MessageKind;
+
+use crate::{Error, Input, Node, Reader, Time};
+
+#[derive(Debug, Default)]
+pub(crate) struct Compaction {
+    /// When the last piece was done, and whether anything has been asked since.
+    stepped_at: Time,
+    was_asked: bool,
+}
+
+impl Compaction {
+    pub(crate) fn sees(&mut self, input: &Input) {
+        self.was_asked |= match input {
+            Input::Call { .. } => true,
+            Input::Peer(message) => message.kind == MessageKind::App && !message.entries.is_empty(),
+            _ => false,
+        };
+    }
+}
+
+impl<R: Reader> Node<R> {
+    /// When the next piece may be done, if there is one.
+    pub(crate) fn compaction_due(&self) -> Option<Time> {
+        let pause = if self.compaction.was_asked { self.config.compact_pause_ms } else { 0 };
+        let due = (self.compaction.stepped_at + pause).max(self.now);
+        (!self.is_failed && self.compaction_can_go_on()).then_some(due)
+    }
+
+    fn compaction_can_go_on(&self) -> bool {
+        // An export reads history: what it still has to read must not die under it. An index image counts only if
+        // nothing dies before its checkpoint.
+        self.store.is_compacting() && !self.exports.is_busy() && !self.images.is_busy()
+    }
+
+    pub(crate) fn compact_some(&mut self) {
+        if self.compaction_due().is_none_or(|due| due > self.now) {
+            return;
+        }
+        self.compaction = Compaction { stepped_at: self.now, was_asked: false };
+        let mut dead = Vec::new();
+        let step = self.store.compact_step(&self.backend, self.config.compact_records, &mut |r| {
+            dead.push(r);
+        });
+        self.counters.keys_compacted += dead.len() as u64;
+        for revision in dead {
+            self.backend.log.mark_dead(revision.main, revision.sub);
+        }
+        match step {
+            Ok(norn_mvcc::CompactProgress::Finished(main)) => self.compaction_finished(main),
+            Ok(_) => {}
+            Err(error) => self.fail(&Error::from(error).to_string()),
+        }
+    }
+}
