@@ -25,7 +25,8 @@ pub fn body(bytes: &[u8]) {
 /// Settings, or a refusal with words. What the settings say is taken or refused with words, too.
 fn read(yaml: &str) -> Result<Values, Problem> {
     let fixed = if yaml.contains('*') { UNFOLDED_BYTES } else { 256 << 10 };
-    let read = memory::bounded(yaml.len(), 400, fixed, || config_file::read(yaml));
+    // (A scalar of one letter, with its comma, is a node, its place and its text.)
+    let read = memory::bounded(yaml.len(), 1000, fixed, || config_file::read(yaml));
     match &read {
         Ok(values) => {
             if let Err(text) = ServerConfig::new(values) {

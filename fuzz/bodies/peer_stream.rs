@@ -1,6 +1,7 @@
 //! The streams between members, and a posted snapshot: any bytes in any pieces, and messages there and back.
 
 use bytes::{Bytes, BytesMut};
+use norn_raft::codec::RESPONSES_MAX;
 use norn_raft::{
     ConfState, Entry, EntryKind, Index, Message, MessageKind, NodeId, Snapshot, Term, codec,
 };
@@ -25,10 +26,13 @@ pub fn body(bytes: &[u8]) {
     }
 }
 
+/// Of a decoder: the responses that a message may have are large beside their two bytes.
+const FIXED_BYTES: usize = (16 << 10) + 2 * RESPONSES_MAX * size_of::<Message>();
+
 type Outcome = (Vec<Message>, Option<BadStream>);
 
 fn decode(kind: StreamKind, bytes: &[u8], step: usize) -> Outcome {
-    memory::bounded(bytes.len(), 80, 16 << 10, || {
+    memory::bounded(bytes.len(), 80, FIXED_BYTES, || {
         let mut decoder = Decoder::new(kind, FROM, TO);
         let mut messages = Vec::new();
         for piece in bytes.chunks(step) {
@@ -60,7 +64,7 @@ type Head = Result<Option<(Message, Vec<u8>)>, BadHead>;
 
 /// The message and the whole database behind it.
 fn head(bytes: &[u8], step: usize) -> Head {
-    memory::bounded(bytes.len(), 80, 16 << 10, || {
+    memory::bounded(bytes.len(), 80, FIXED_BYTES, || {
         let mut head = SnapshotHead::default();
         let mut pieces = bytes.chunks(step);
         while let Some(piece) = pieces.next() {

@@ -39,6 +39,8 @@ pub enum CodecError {
     Enum { field: &'static str, value: u64 },
     /// Responses within responses within responses.
     Depth,
+    /// More responses than [`RESPONSES_MAX`].
+    Responses,
 }
 
 impl fmt::Display for CodecError {
@@ -49,6 +51,7 @@ impl fmt::Display for CodecError {
             CodecError::Tag(tag) => write!(f, "bad field tag {tag:#x}"),
             CodecError::Enum { field, value } => write!(f, "unknown {field} {value}"),
             CodecError::Depth => f.write_str("messages are nested too deeply"),
+            CodecError::Responses => f.write_str("too many responses in a message"),
         }
     }
 }
@@ -57,6 +60,9 @@ impl std::error::Error for CodecError {}
 
 /// Bound on responses within responses. One level is ever written; the rest is an attack on our stack.
 const DEPTH_MAX: u32 = 4;
+/// Bound on them in one message, however nested: one of two bytes takes a hundred times that in memory, and what travels has none (they are
+/// for a node's own storage).
+pub const RESPONSES_MAX: usize = 64;
 
 // ---- encoding ----
 
@@ -458,10 +464,12 @@ pub fn decode_snapshot(bytes: Bytes) -> Result<Snapshot, CodecError> {
 }
 
 pub fn decode_message(bytes: Bytes) -> Result<Message, CodecError> {
-    decode_message_at(bytes, 0)
+    let mut left = RESPONSES_MAX;
+    decode_message_at(bytes, 0, &mut left)
 }
 
-fn decode_message_at(bytes: Bytes, depth: u32) -> Result<Message, CodecError> {
+/// `left`: how many responses there may still be.
+fn decode_message_at(bytes: Bytes, depth: u32, left: &mut usize) -> Result<Message, CodecError> {
     if depth > DEPTH_MAX {
         return Err(CodecError::Depth);
     }
@@ -485,7 +493,10 @@ fn decode_message_at(bytes: Bytes, depth: u32) -> Result<Message, CodecError> {
             11 => message.reject_hint = Index(value.u64()?),
             12 => message.context = value.block()?,
             13 => message.vote = NodeId(value.u64()?),
-            14 => message.responses.push(decode_message_at(value.block()?, depth + 1)?),
+            14 => {
+                *left = left.checked_sub(1).ok_or(CodecError::Responses)?;
+                message.responses.push(decode_message_at(value.block()?, depth + 1, left)?);
+            }
             _ => {}
         }
         Ok(())

@@ -10,7 +10,7 @@ use crate::flags::{Flag, Kind, Values, find};
 use crate::url;
 
 /// Bytes of a file. A full one has some five thousand.
-pub const FILE_BYTES_MAX: u64 = 1 << 20;
+pub const FILE_BYTES_MAX: u64 = 256 << 10;
 
 /// What ends the process.
 #[derive(Clone, Debug, PartialEq, Eq)]

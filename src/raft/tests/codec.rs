@@ -68,6 +68,16 @@ fn bad_input_is_refused() {
 }
 
 #[test]
+fn more_responses_than_any_storage_has_are_refused_however_nested() {
+    let many = |count| Message { responses: vec![Message::default(); count], ..Message::default() };
+    let decoded = |message: &Message| codec::decode_message(codec::encode_message(message));
+    assert_eq!(decoded(&many(codec::RESPONSES_MAX)), Ok(many(codec::RESPONSES_MAX)));
+    assert_eq!(decoded(&many(codec::RESPONSES_MAX + 1)), Err(CodecError::Responses));
+    let nested = Message { responses: vec![many(32), many(32)], ..Message::default() };
+    assert_eq!(decoded(&nested), Err(CodecError::Responses));
+}
+
+#[test]
 fn payloads_share_the_input() {
     let entry = Entry::proposal(Bytes::from_static(b"payload"));
     let bytes = codec::encode_entry(&entry);
