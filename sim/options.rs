@@ -277,7 +277,7 @@ impl Options {
         options.draw_elections(&mut Rng::new(seed ^ 0x456c_6563_7473));
         let mut r = Rng::new(seed ^ 0x0050_6965_6365);
         options.compact_records = *r.pick(&[1_000, 1_000, 30, 3]) as usize;
-        options.compact_pause_ms = *r.pick(&[2, 2, 100, 0]);
+        options.compact_pause_ms = *r.pick(&[10, 10, 100, 0]);
         options.draw_limits(&mut Rng::new(seed ^ 0x004c_696d_6974));
         if profile == Profile::Busy {
             options.saturate();
@@ -316,7 +316,7 @@ impl Options {
         (self.snapshot_count, self.catch_up_entries, self.memory_entries) = (10_000, 5_000, 100);
         (self.wal_segment_bytes, self.revlog_segment_bytes) = (64_000_000, 64 << 20);
         (self.image_debt_bytes, self.image_step_bytes) = (32 << 20, 32 << 10);
-        (self.compact_records, self.compact_pause_ms) = (1_000, 2);
+        (self.compact_records, self.compact_pause_ms) = (1_000, 10);
         (self.cache_bytes, self.message_bytes) = (64 << 20, 1 << 20);
         (self.watch_responses, self.watch_revisions) = (128, 1000);
         self.slow_watcher_permille = 0;

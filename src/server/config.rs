@@ -242,7 +242,7 @@ impl ServerConfig {
                 Ok(records) => records,
             },
             compact_pause_ms: match values.is_zero_duration("compaction-sleep-interval") {
-                true => 2,
+                true => 10,
                 false => values.duration_ms("compaction-sleep-interval"),
             },
             downgrade_check_ms: downgrade_check_ms(values),

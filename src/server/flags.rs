@@ -231,7 +231,7 @@ pub const FLAGS: &[Flag] = &[
         "compaction-sleep-interval",
         Kind::Duration,
         "0s",
-        "Pause between two pieces of a compaction while clients ask (0: 2ms).",
+        "Pause between two pieces of a compaction while clients ask (0: 10ms).",
     ),
     flag(
         "watch-progress-notify-interval",
