@@ -21,10 +21,8 @@ use crate::{Error, Node, Reader};
 
 /// Exports asked for and not begun. A member that finds no place is sent its snapshot when raft tries again.
 pub(crate) const QUEUE_MAX: usize = 16;
-/// Bytes of revisions written per step: less than a millisecond of work.
-const STEP_BYTES: usize = 256 << 10;
-/// What a record costs beside its bytes.
-const RECORD_BYTES: usize = 64;
+/// Revisions written per step: about a megabyte.
+const STEP_RECORDS: usize = 4_096;
 const PAGE_BYTES: u32 = 4096;
 
 pub(crate) const TABLES: [Table; 9] = [
@@ -239,16 +237,16 @@ impl<R: Reader> Node<R> {
 
     fn step_export(&self, job: &mut Job) -> Result<(), String> {
         let writer = job.writer.as_mut().ok_or("an export goes on after its end")?;
-        let mut bytes = 0;
+        let mut count = 0;
         let mut failed = None;
         let mut next = None;
         self.backend
             .scan(job.next, job.to_main, &mut |revision, tombstone, record| {
-                if bytes >= STEP_BYTES {
+                if count == STEP_RECORDS {
                     next = Some(revision);
                     return ControlFlow::Break(());
                 }
-                bytes += RECORD_BYTES + record.len();
+                count += 1;
                 let (key, len) = revision.to_bytes(tombstone);
                 if let Err(error) = writer.put(&key[..len], record) {
                     failed = Some(error);
