@@ -308,6 +308,7 @@ mod tests {
         assert!(!encoder.step(usize::MAX, &mut bytes));
         assert_eq!(content(&KeyIndex::decode(&bytes).unwrap()), before);
     }
+
     #[test]
     fn what_was_encoded_is_let_go() {
         let mut index = KeyIndex::new();

@@ -29,6 +29,7 @@ const RETRY_MS: u64 = 500;
 /// Applied changes wait for company until they are this many bytes, or until the next tick: nobody waits for them (the
 /// log has them), and a write of a few kilobytes costs as much as one of many. They stay readable in memory.
 const BULK_BYTES_MIN: usize = 256 << 10;
+
 #[derive(Debug, Default)]
 pub(crate) struct DiskWork {
     next_batch: u64,

@@ -55,6 +55,28 @@ fn hash(store: &Store, log: &Log, main: i64) -> (u32, i64) {
     }
 }
 
+/// Else a piece of a hash over records of a megabyte would be a thousand megabytes.
+#[test]
+fn a_piece_of_a_hash_counts_long_records_by_their_length() {
+    let (mut store, mut log) = (Store::new(), Log::default());
+    for i in 0..10u8 {
+        let mut txn = store.write();
+        txn.put(Bytes::from(vec![i]), Bytes::from(vec![i; 20 << 10]), 0);
+        log.add(&txn.finish());
+    }
+    let scan = || store.hash::<String>(0).unwrap().expect_err("nothing was compacted");
+    let whole = scan().run(store.index(), &log).unwrap();
+    let mut scan = scan();
+    let mut pieces = 0;
+    let hash = loop {
+        pieces += 1;
+        if let Some(hash) = scan.step(store.index(), &log, 40).unwrap() {
+            break hash;
+        }
+    };
+    assert_eq!((hash, pieces), (whole, 5));
+}
+
 /// The check values of etcd's HashKV.
 #[test]
 fn hashes_equal_etcds() {
