@@ -77,6 +77,7 @@ pub struct Options {
     pub snapshot_count: u64,
     pub catch_up_entries: u64,
     pub wal_segment_bytes: u64,
+    pub wal_spare_pieces: u64,
     pub revlog_segment_bytes: u64,
     pub cache_bytes: usize,
     pub lease_checkpoint: bool,
@@ -137,6 +138,8 @@ pub struct Options {
     /// Of a compaction in pieces, and the pause between them.
     pub compact_records: usize,
     pub compact_pause_ms: u64,
+    /// Between two pieces of other work that nobody waits for.
+    pub work_pause_ms: u64,
 
     /// Mean time between two faults that wait for an election, and two pauses of a leader.
     pub election_fault_every_us: u64,
@@ -202,6 +205,7 @@ impl Options {
             snapshot_count,
             catch_up_entries: *r.pick(&[10, 20, 100, 1000]),
             wal_segment_bytes: *r.pick(&[4096, 16 << 10, 256 << 10]),
+            wal_spare_pieces: 1,
             revlog_segment_bytes: *r.pick(&[4096, 32 << 10, 1 << 20]),
             cache_bytes: *r.pick(&[0, 4096, 1 << 20]) as usize,
             lease_checkpoint: r.permille(300),
@@ -254,6 +258,7 @@ impl Options {
             image_step_bytes: *r.pick(&[1, 60, 4096]) as usize,
             compact_records: 0,
             compact_pause_ms: 0,
+            work_pause_ms: 0,
             election_fault_every_us: 0,
             leader_pause_every_us: 0,
             snapshot_crash_permille: 0,
@@ -278,6 +283,9 @@ impl Options {
         let mut r = Rng::new(seed ^ 0x0050_6965_6365);
         options.compact_records = *r.pick(&[1_000, 1_000, 30, 3]) as usize;
         options.compact_pause_ms = *r.pick(&[10, 10, 100, 0]);
+        let mut r = Rng::new(seed ^ 0x5061_7573_6573);
+        options.wal_spare_pieces = *r.pick(&[1, 3, 16]);
+        options.work_pause_ms = *r.pick(&[0, 0, 1, 5]);
         options.draw_limits(&mut Rng::new(seed ^ 0x004c_696d_6974));
         if profile == Profile::Busy {
             options.saturate();
@@ -315,8 +323,9 @@ impl Options {
         (self.keys, self.value_bytes) = (64, 100);
         (self.snapshot_count, self.catch_up_entries, self.memory_entries) = (10_000, 5_000, 100);
         (self.wal_segment_bytes, self.revlog_segment_bytes) = (64_000_000, 64 << 20);
-        (self.image_debt_bytes, self.image_step_bytes) = (32 << 20, 32 << 10);
+        (self.image_debt_bytes, self.image_step_bytes) = (32 << 20, 64 << 10);
         (self.compact_records, self.compact_pause_ms) = (1_000, 10);
+        (self.wal_spare_pieces, self.work_pause_ms) = (64, 5);
         (self.cache_bytes, self.message_bytes) = (64 << 20, 1 << 20);
         (self.watch_responses, self.watch_revisions) = (128, 1000);
         self.slow_watcher_permille = 0;

@@ -10,7 +10,7 @@ use crate::choices::Choices;
 use crate::memory;
 use crate::wal_twin::{self, TwinRecord};
 
-const OPTS: WalOptions = WalOptions { segment_bytes: 4096 };
+const OPTS: WalOptions = WalOptions { segment_bytes: 4096, spare_pieces: 1 };
 
 /// The first byte says whether the rest is a segment as it is or decisions that write one.
 pub fn body(bytes: &[u8]) {

@@ -10,7 +10,7 @@ use crate::choices::Choices;
 use crate::memory;
 use crate::wal_twin::{self, Value};
 
-const OPTS: WalOptions = WalOptions { segment_bytes: 1024 };
+const OPTS: WalOptions = WalOptions { segment_bytes: 1024, spare_pieces: 3 };
 
 /// The first byte says what the others are: files, damage to good files, or a life with power losses.
 pub fn body(bytes: &[u8]) {

@@ -116,11 +116,13 @@ impl Fate for Norns {
         let options = &self.state.options;
         Config {
             wal_segment_bytes: options.wal_segment_bytes,
+            wal_spare_pieces: options.wal_spare_pieces,
             revlog_segment_bytes: options.revlog_segment_bytes,
             image_debt_bytes: options.image_debt_bytes,
             image_step_bytes: options.image_step_bytes,
             compact_records: options.compact_records,
             compact_pause_ms: options.compact_pause_ms,
+            work_pause_ms: options.work_pause_ms,
             cache_bytes: options.cache_bytes,
             limits: options.limits,
             checkpoint_interval_ms: rest_between_checkpoints(config.snapshot_count),

@@ -401,11 +401,13 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
         crate::options::rest_between_checkpoints(options.snapshot_count);
     config.catch_up_entries = options.catch_up_entries;
     config.wal_segment_bytes = options.wal_segment_bytes;
+    config.wal_spare_pieces = options.wal_spare_pieces;
     config.revlog_segment_bytes = options.revlog_segment_bytes;
     config.image_debt_bytes = options.image_debt_bytes;
     config.image_step_bytes = options.image_step_bytes;
     config.compact_records = options.compact_records;
     config.compact_pause_ms = options.compact_pause_ms;
+    config.work_pause_ms = options.work_pause_ms;
     config.quota_bytes = options.quota_bytes.cast_signed();
     config.cache_bytes = options.cache_bytes;
     config.message_bytes_max = options.message_bytes;

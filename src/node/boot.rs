@@ -15,7 +15,6 @@ use norn_storage::{Disk, DiskError, DiskOp, FileName};
 use self::identity::{Identity, begin, restart};
 use self::state::State;
 use crate::backend::Backend;
-use crate::compaction::Compaction;
 use crate::compactor::Compactor;
 use crate::config::Config;
 use crate::counters::Counters;
@@ -26,6 +25,7 @@ use crate::image::Images;
 use crate::import::{import, wipe};
 use crate::input::{NodeEvent, Ready};
 use crate::node::{Publish, RequestIds};
+use crate::pace::Pace;
 use crate::reads::Reads;
 use crate::received::Received;
 use crate::watchers::Watchers;
@@ -67,7 +67,7 @@ impl Config {
     }
 
     fn wal_options(&self) -> WalOptions {
-        WalOptions { segment_bytes: self.wal_segment_bytes }
+        WalOptions { segment_bytes: self.wal_segment_bytes, spare_pieces: self.wal_spare_pieces }
     }
 
     fn raft(&self, id: u64, applied: u64) -> RaftConfig {
@@ -145,7 +145,8 @@ impl<R: Reader> Node<R> {
             wal,
             work,
             house,
-            compaction: Compaction::default(),
+            compaction: Pace::default(),
+            asked_at: Time::default(),
             backend: Backend::new(log, reader),
             store: state.store,
             lessor: state.lessor,

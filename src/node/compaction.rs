@@ -1,33 +1,13 @@
-//! The work of a compaction: a piece after the other, and while somebody asks for something a pause between them, as in etcd. What was
-//! compacted is out of reach from the start; nobody waits for the work, but those who asked for that.
+//! The work of a compaction, in pieces with pauses, as in etcd. What was compacted is out of reach from the start; nobody waits for the
+//! work, but those who asked for that.
 
-use norn_raft::MessageKind;
-
-use crate::{Error, Input, Node, Reader, Time};
-
-#[derive(Debug, Default)]
-pub(crate) struct Compaction {
-    /// When the last piece was done, and whether anything has been asked since.
-    stepped_at: Time,
-    was_asked: bool,
-}
-
-impl Compaction {
-    pub(crate) fn sees(&mut self, input: &Input) {
-        self.was_asked |= match input {
-            Input::Call { .. } => true,
-            Input::Peer(message) => message.kind == MessageKind::App && !message.entries.is_empty(),
-            _ => false,
-        };
-    }
-}
+use crate::{Error, Node, Reader, Time};
 
 impl<R: Reader> Node<R> {
     /// When the next piece may be done, if there is one.
     pub(crate) fn compaction_due(&self) -> Option<Time> {
-        let pause = if self.compaction.was_asked { self.config.compact_pause_ms } else { 0 };
-        let due = (self.compaction.stepped_at + pause).max(self.now);
-        (!self.is_failed && self.compaction_can_go_on()).then_some(due)
+        (!self.is_failed && self.compaction_can_go_on())
+            .then(|| self.due(self.compaction, self.config.compact_pause_ms))
     }
 
     fn compaction_can_go_on(&self) -> bool {
@@ -40,7 +20,7 @@ impl<R: Reader> Node<R> {
         if self.compaction_due().is_none_or(|due| due > self.now) {
             return;
         }
-        self.compaction = Compaction { stepped_at: self.now, was_asked: false };
+        self.compaction.stepped(self.now);
         let mut dead = Vec::new();
         let step = self.store.compact_step(&self.backend, self.config.compact_records, &mut |r| {
             dead.push(r);

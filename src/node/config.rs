@@ -46,6 +46,8 @@ pub struct Config {
     pub wals_max: usize,
     pub snapshots_max: usize,
     pub wal_segment_bytes: u64,
+    /// In how many pieces the next segment is prepared.
+    pub wal_spare_pieces: u64,
     pub revlog_segment_bytes: u64,
     pub cache_bytes: usize,
     /// Bytes appended to the revision log that make a new index image worth its write, at the least: a restart that finds no image
@@ -58,6 +60,8 @@ pub struct Config {
     pub compact_records: usize,
     /// Pause between two pieces, unless nobody asks for anything meanwhile: without it, half of the thread is the compaction's.
     pub compact_pause_ms: u64,
+    /// The same between two pieces of an export, an index image, the collector.
+    pub work_pause_ms: u64,
     pub watch_progress_interval_ms: u64,
     pub watch_limits: WatchLimits,
     pub limits: Limits,
@@ -118,13 +122,15 @@ impl Config {
             wals_max: 5,
             snapshots_max: 5,
             wal_segment_bytes: 64_000_000,
+            wal_spare_pieces: 64,
             revlog_segment_bytes: 64 << 20,
             cache_bytes: 64 << 20,
             image_debt_bytes: 32 << 20,
-            image_step_bytes: 32 << 10,
+            image_step_bytes: 64 << 10,
             auto_compaction: AutoCompaction::Off,
             compact_records: 1_000,
             compact_pause_ms: 10,
+            work_pause_ms: 5,
             watch_progress_interval_ms: 600_000,
             watch_limits: WatchLimits::default(),
             limits: Limits::default(),

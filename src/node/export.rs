@@ -17,7 +17,8 @@ use norn_storage::{DiskOp, FileName};
 
 use crate::disk_work::BulkPart;
 use crate::input::{NodeEvent, Token};
-use crate::{Error, Node, Reader};
+use crate::pace::Pace;
+use crate::{Error, Node, Reader, Time};
 
 /// Exports asked for and not begun. A member that finds no place is sent its snapshot when raft tries again.
 pub(crate) const QUEUE_MAX: usize = 16;
@@ -66,6 +67,7 @@ pub(crate) struct Exports {
     queue: VecDeque<Purpose>,
     job: Option<Job>,
     files: u64,
+    pace: Pace,
 }
 
 struct Job {
@@ -105,7 +107,7 @@ impl Exports {
         self.queue.len() + usize::from(self.job.is_some())
     }
 
-    pub(crate) fn can_step(&self) -> bool {
+    fn can_step(&self) -> bool {
         match &self.job {
             Some(job) => !job.is_writing,
             None => !self.queue.is_empty(),
@@ -131,7 +133,17 @@ impl<R: Reader> Node<R> {
         self.exports.queue.push_back(Purpose::Member(message));
     }
 
+    /// When the next piece may be written, if there is one.
+    pub(crate) fn export_due(&self) -> Option<Time> {
+        let can_step = !self.is_failed && self.exports.can_step();
+        can_step.then(|| self.due(self.exports.pace, self.config.work_pause_ms))
+    }
+
     pub(crate) fn export_some(&mut self) {
+        if self.export_due().is_none_or(|due| due > self.now) {
+            return;
+        }
+        self.exports.pace.stepped(self.now);
         if self.exports.job.is_none() && !self.begin_export() {
             return;
         }

@@ -13,6 +13,7 @@ use norn_storage::snap_file::{self, SnapName};
 use norn_storage::wal::WalSnapshot;
 
 use crate::disk_work::BulkPart;
+use crate::pace::Pace;
 use crate::{Node, Reader, Time};
 
 /// Bytes appended to the revision log after which a checkpoint is taken even if the entries were few: they are what a
@@ -37,6 +38,9 @@ pub(crate) struct House {
     pub(crate) record: Option<WalSnapshot>,
     pub(crate) is_preparing: bool,
     pub(crate) is_collecting: bool,
+    /// The collector's last step was not its last.
+    collects_more: bool,
+    collector: Pace,
     pub(crate) memory_index: u64,
     /// Snapshots on their way to members, and until when the log is kept for the last one.
     pub(crate) sending: usize,
@@ -56,7 +60,7 @@ impl<R: Reader> Node<R> {
             return;
         }
         self.compact_memory();
-        if self.bulk_is_busy() {
+        if !self.may_keep_house() {
             return;
         }
         // (Here, where what is emitted is submitted in the same turn, and not where it becomes possible: an installation
@@ -71,18 +75,41 @@ impl<R: Reader> Node<R> {
             self.work.bulk_parts.push(BulkPart::Prepared);
         }
         self.check_point();
-        let others_done = !self.exports.is_busy() && !self.images.is_busy();
-        if !self.house.is_collecting && others_done && !self.store.is_compacting() {
-            match self.backend.log.collect(COLLECT_BYTES, &mut self.work.bulk_ops) {
-                Ok(CollectProgress::Step(ticket)) => {
-                    self.house.is_collecting = true;
-                    self.work.bulk_parts.push(BulkPart::Collected(ticket));
-                }
-                Ok(CollectProgress::Idle | CollectProgress::Waiting) => {}
-                Err(error) => self.fail(&format!("revision log: {error}")),
-            }
-        }
+        self.collect_some();
         self.sweep_received();
+    }
+
+    /// Nothing of it is on its way, and the state is not being replaced.
+    pub(crate) fn may_keep_house(&self) -> bool {
+        !self.bulk_is_busy() && self.work.install.is_none() && !self.is_failed
+    }
+
+    /// When the collector may go on, if it is in the midst of something.
+    pub(crate) fn collector_due(&self) -> Option<Time> {
+        let goes_on = self.house.collects_more && self.can_collect() && self.may_keep_house();
+        goes_on.then(|| self.due(self.house.collector, self.config.work_pause_ms))
+    }
+
+    fn can_collect(&self) -> bool {
+        let others_done = !self.exports.is_busy() && !self.images.is_busy();
+        !self.house.is_collecting && others_done && !self.store.is_compacting()
+    }
+
+    fn collect_some(&mut self) {
+        let due = self.due(self.house.collector, self.config.work_pause_ms);
+        if !self.can_collect() || due > self.now {
+            return;
+        }
+        match self.backend.log.collect(COLLECT_BYTES, &mut self.work.bulk_ops) {
+            Ok(CollectProgress::Step(ticket)) => {
+                self.house.collector.stepped(self.now);
+                self.house.is_collecting = true;
+                self.work.bulk_parts.push(BulkPart::Collected(ticket));
+            }
+            Ok(CollectProgress::Idle | CollectProgress::Waiting) => {}
+            Err(error) => self.fail(&format!("revision log: {error}")),
+        }
+        self.house.collects_more = self.house.is_collecting;
     }
 
     /// Takes a checkpoint if one is due; if an index image is due too, first that.

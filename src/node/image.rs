@@ -21,7 +21,8 @@ use norn_storage::revlog::IndexWriter;
 
 use crate::disk_work::BulkPart;
 use crate::lease::Lessor;
-use crate::{Node, Reader};
+use crate::pace::Pace;
+use crate::{Node, Reader, Time};
 
 /// Of this format. Another one is a longer start and nothing else.
 const VERSION: u8 = 2;
@@ -34,6 +35,7 @@ const DEBT_FACTOR: u64 = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Images {
     job: Option<Job>,
+    pace: Pace,
     /// What a restart would have to scan behind the newest image: bytes found at this start, and
     /// `RevisionLog::appended_bytes` when the newest image was begun.
     scanned_bytes: u64,
@@ -132,11 +134,22 @@ impl<R: Reader> Node<R> {
         self.images.job = Some(Job { writer, part, appended_at, is_writing: false });
     }
 
+    /// When the next piece may be written, if there is one.
+    pub(crate) fn image_due(&self) -> Option<Time> {
+        let can_step = self.images.job.as_ref().is_some_and(|job| !job.is_writing);
+        (can_step && self.may_keep_house())
+            .then(|| self.due(self.images.pace, self.config.work_pause_ms))
+    }
+
     /// Emits the next piece. True when all were emitted, and the last one has completed: the checkpoint's turn.
     pub(crate) fn step_image(&mut self) -> bool {
+        if self.image_due().is_none_or(|due| due > self.now) {
+            return false;
+        }
         let Some(job) = self.images.job.as_mut().filter(|job| !job.is_writing) else {
             return false;
         };
+        self.images.pace.stepped(self.now);
         let step_bytes = self.config.image_step_bytes;
         let mut out = Vec::with_capacity(step_bytes + (4 << 10));
         match &mut job.part {

@@ -43,6 +43,7 @@ mod lease;
 mod limits;
 mod members;
 mod node;
+mod pace;
 mod range_stream;
 mod reads;
 mod received;

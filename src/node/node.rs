@@ -9,7 +9,6 @@ use norn_raft::{Message, MessageKind, NodeId, RawNode, Ready as RaftReady, Role}
 use norn_storage::wal::Wal;
 
 use crate::backend::Backend;
-use crate::compaction::Compaction;
 use crate::compactor::Compactor;
 use crate::config::Config;
 use crate::counters::Counters;
@@ -20,6 +19,7 @@ use crate::image::Images;
 use crate::input::{Input, NodeEvent, Ready, Severity, Token};
 use crate::lease::Lessor;
 use crate::members::Members;
+use crate::pace::{self, Pace};
 use crate::reads::Reads;
 use crate::received::Received;
 use crate::watchers::Watchers;
@@ -42,7 +42,9 @@ pub struct Node<R> {
     pub(crate) wal: Wal,
     pub(crate) work: DiskWork,
     pub(crate) house: House,
-    pub(crate) compaction: Compaction,
+    pub(crate) compaction: Pace,
+    /// When somebody asked for something last.
+    pub(crate) asked_at: Time,
     pub(crate) received: Received,
 
     pub(crate) backend: Backend<R>,
@@ -158,7 +160,9 @@ impl<R: Reader> Node<R> {
             return;
         }
         self.now = self.now.max(now);
-        self.compaction.sees(&input);
+        if pace::is_asked(&input) {
+            self.asked_at = self.now;
+        }
         match input {
             Input::Wake => {}
             Input::Call { token, method, body } => self.call(token, method, body),
@@ -220,7 +224,9 @@ impl<R: Reader> Node<R> {
         if self.has_background_work() {
             return self.now;
         }
-        self.compaction_due().map_or(self.next_tick, |due| due.min(self.next_tick))
+        let due =
+            [self.compaction_due(), self.export_due(), self.image_due(), self.collector_due()];
+        due.into_iter().flatten().fold(self.next_tick, Time::min)
     }
 
     fn turn(&mut self) {
@@ -404,8 +410,7 @@ impl<R: Reader> Node<R> {
     }
 
     fn has_background_work(&self) -> bool {
-        !self.is_failed
-            && (self.watchers_behind() || self.exports.can_step() || self.images.can_verify())
+        !self.is_failed && (self.watchers_behind() || self.images.can_verify())
     }
 
     fn watchers_behind(&self) -> bool {

@@ -23,7 +23,7 @@ struct Log {
 impl Log {
     fn new(count: u64) -> Log {
         let mut disk = MemDisk::new();
-        let opts = WalOptions { segment_bytes: SEGMENT_BYTES };
+        let opts = WalOptions { segment_bytes: SEGMENT_BYTES, spare_pieces: 1 };
         let wal = Wal::create(&mut disk, FileName::new("wal"), Bytes::new(), opts)
             .expect("an empty disk");
         let data = Bytes::from(vec![7; ENTRY_BYTES]);

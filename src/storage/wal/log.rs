@@ -48,8 +48,10 @@ enum Spare {
     Absent,
     /// Its making failed; the next attempt takes the same name and empties what this one left.
     Failed(FileName),
-    /// Emitted by `prepare`, not acknowledged.
-    Preparing(FileName),
+    /// A piece was emitted by `prepare`, up to this offset, and is not acknowledged.
+    Preparing(FileName, u64),
+    /// Zeroed so far.
+    Partial(FileName, u64),
     /// Zeroed through and synced.
     Ready(FileName),
 }
@@ -312,10 +314,14 @@ impl Wal {
     }
 
     fn is_full(&self) -> bool {
-        let is_first = self.segments.last().is_some_and(|tail| tail.sequence == 0);
-        let written = self.opts.segment_bytes / if is_first { FIRST_SEGMENT_SHARE } else { 1 };
         self.offset >= self.opts.segment_bytes
-            || (self.offset >= written && matches!(self.spare, Spare::Ready(_)))
+            || (self.offset >= self.written_bytes() && matches!(self.spare, Spare::Ready(_)))
+    }
+
+    /// How much of the tail had been written before it became the tail.
+    fn written_bytes(&self) -> u64 {
+        let is_first = self.segments.last().is_some_and(|tail| tail.sequence == 0);
+        self.opts.segment_bytes / if is_first { FIRST_SEGMENT_SHARE } else { 1 }
     }
 
     fn cut(&mut self, ops: &mut Vec<DiskOp>) {
@@ -355,41 +361,57 @@ impl Wal {
         }
     }
 
-    /// Emits the making of the next segment; false when there is one, or one is being made.
+    /// Emits a piece of the making of the next segment; false when there is one, or a piece is on its way, or the tail has not been filled
+    /// enough for another piece: all are done when half of the tail is.
     pub fn prepare(&mut self, ops: &mut Vec<DiskOp>) -> bool {
-        let file = match std::mem::replace(&mut self.spare, Spare::Absent) {
+        let segment_bytes = self.opts.segment_bytes;
+        let (file, zeroed) = match std::mem::replace(&mut self.spare, Spare::Absent) {
             Spare::Absent => match self.recycled.take() {
                 Some(file) => {
                     // Its old name is gone durably, and every byte of what it held goes before it gets a new one.
-                    ops.push(DiskOp::SetLen { file: file.clone(), len: self.opts.segment_bytes });
-                    file
+                    ops.push(DiskOp::SetLen { file: file.clone(), len: segment_bytes });
+                    (file, 0)
                 }
                 None => {
                     let file = self.next_spare();
                     ops.push(DiskOp::Create { file: file.clone() });
-                    file
+                    (file, 0)
                 }
             },
             Spare::Failed(file) => {
                 ops.push(DiskOp::Create { file: file.clone() });
-                file
+                (file, 0)
             }
+            Spare::Partial(file, zeroed) if self.spare_is_due(zeroed) => (file, zeroed),
             other => {
                 self.spare = other;
                 return false;
             }
         };
-        zero(&file, 0, self.opts.segment_bytes, ops);
-        ops.push(DiskOp::Sync { file: file.clone() });
-        self.spare = Spare::Preparing(file);
+        let piece = (segment_bytes / self.opts.spare_pieces.max(1)).max(1);
+        let to = (zeroed + piece).min(segment_bytes);
+        zero(&file, zeroed, to, ops);
+        if to == segment_bytes {
+            ops.push(DiskOp::Sync { file: file.clone() });
+        }
+        self.spare = Spare::Preparing(file, to);
         true
+    }
+
+    /// The spare is zeroed twice as fast as the tail fills.
+    fn spare_is_due(&self, zeroed: u64) -> bool {
+        let filled = u128::from(self.offset) * u128::from(self.opts.segment_bytes);
+        u128::from(zeroed) * u128::from(self.written_bytes()) <= 2 * filled
     }
 
     /// The operations of [`Wal::prepare`] completed; `ok == false`: they failed, and may be asked for anew.
     pub fn prepared(&mut self, ok: bool) {
         self.spare = match std::mem::replace(&mut self.spare, Spare::Absent) {
-            Spare::Preparing(file) if ok => Spare::Ready(file),
-            Spare::Preparing(file) => Spare::Failed(file),
+            Spare::Preparing(file, to) if ok && to < self.opts.segment_bytes => {
+                Spare::Partial(file, to)
+            }
+            Spare::Preparing(file, _) if ok => Spare::Ready(file),
+            Spare::Preparing(file, _) => Spare::Failed(file),
             other => other,
         };
     }

@@ -56,12 +56,14 @@ pub use scan::{Record, RecordKind};
 pub struct WalOptions {
     /// A segment is cut once this many bytes are written to it.
     pub segment_bytes: u64,
+    /// In how many pieces the next segment is prepared, one after the other as the present one fills.
+    pub spare_pieces: u64,
 }
 
 impl Default for WalOptions {
-    /// etcd's: 64 000 000 bytes.
+    /// Segments of etcd's size, 64 000 000 bytes. Written at once, so many zeros would hold up the log's syncs for a third of a second.
     fn default() -> WalOptions {
-        WalOptions { segment_bytes: 64_000_000 }
+        WalOptions { segment_bytes: 64_000_000, spare_pieces: 64 }
     }
 }
 

@@ -314,6 +314,29 @@ fn a_compaction_pauses_while_somebody_asks_and_only_then() {
     assert_eq!(world.node(id).counters().keys_compacted, 300);
 }
 
+/// Of an index image; the collector and exports keep the same pauses.
+#[test]
+fn an_image_pauses_while_somebody_asks_and_only_then() {
+    let mut world = World::new(1, |config| {
+        (config.snapshot_count, config.checkpoint_interval_ms) = (10, 0);
+        (config.image_debt_bytes, config.image_step_bytes) = (1, 60);
+        config.work_pause_ms = 60_000;
+    });
+    let id = world.until_serving();
+    let whole = |world: &World| {
+        let names = world.disks[&id].list(&FileName::new("member/rev")).unwrap();
+        names.iter().filter(|name| name.ends_with(".idx")).count()
+    };
+    for i in 0..300 {
+        world.put(id, &format!("k{i:03}"), "value");
+        world.run(10);
+    }
+    assert_eq!(whole(&world), 0);
+    // The pause that was begun goes on; then nobody asks.
+    world.run(61_000);
+    assert_eq!(whole(&world), 1);
+}
+
 #[test]
 fn compactions_survive_restarts_with_equal_hashes() {
     let (mut world, id) = one();

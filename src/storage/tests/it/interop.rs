@@ -15,7 +15,7 @@ use crate::bolt;
 use crate::support::{name, run};
 use crate::wal_workload::entry;
 
-const OPTS: WalOptions = WalOptions { segment_bytes: 4096 };
+const OPTS: WalOptions = WalOptions { segment_bytes: 4096, spare_pieces: 1 };
 
 fn load(from: &Path) -> MemDisk {
     let mut disk = MemDisk::new();

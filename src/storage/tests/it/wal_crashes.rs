@@ -1,7 +1,7 @@
 //! The WAL through crashes of every kind.
 
 use bytes::Bytes;
-use norn_storage::wal::{Save, Wal, WalState};
+use norn_storage::wal::{Save, Wal, WalOptions, WalState};
 use norn_storage::{BatchId, Disk, DiskBatch, DiskOp, DiskQueue, DiskRead, MemDisk};
 
 use crate::support::run;
@@ -58,7 +58,9 @@ fn every_sync_point_and_every_torn_last_write() {
 #[test]
 fn random_crashes_keep_what_was_promised() {
     for seed in 0..400 {
-        let mut load = Workload::new(fresh(), seed).unwrap();
+        let spare_pieces = 1 + seed % 3;
+        let opts = WalOptions { spare_pieces, ..OPTS };
+        let mut load = Workload::with(fresh(), seed, opts).unwrap();
         for round in 0..3 {
             for _ in 0..load.dice.below(25) {
                 load.step().unwrap();
@@ -134,7 +136,9 @@ fn disk_bytes(disk: &MemDisk) -> usize {
 #[test]
 fn saves_in_flight_are_whole_or_absent() {
     for seed in 0..200 {
-        let mut load = Workload::new(fresh(), seed).unwrap();
+        let spare_pieces = 1 + seed % 3;
+        let opts = WalOptions { spare_pieces, ..OPTS };
+        let mut load = Workload::with(fresh(), seed, opts).unwrap();
         let mut disk = load.disk.clone();
         disk.defer(true);
         let mut saved = Vec::new();

@@ -57,11 +57,44 @@ fn a_prepared_segment_is_taken_at_the_cut() {
     assert_eq!(load.disk.len(&second), Ok(Some(2048)));
 }
 
+/// Zeros are written no faster than twice what the log takes: at once, they would hold up its syncs.
+#[test]
+fn a_spare_is_made_in_pieces_while_half_of_the_tail_is_filled() {
+    let mut disk = fresh();
+    let opts = WalOptions { segment_bytes: 64 << 10, spare_pieces: 8 };
+    let mut wal = Wal::create(&mut disk, dir(), Bytes::from_static(b"meta"), opts).unwrap();
+    let mut pieces = Vec::new();
+    for index in 1..=70 {
+        let more = entry(1, index, &[9; 1000]);
+        let save = Save { entries: std::slice::from_ref(&more), sync: true, ..Save::default() };
+        let mut ops = Vec::new();
+        wal.append(&save, &mut ops);
+        run(&mut disk, &ops).unwrap();
+        ops.clear();
+        let mut count = 0;
+        while wal.prepare(&mut ops) {
+            assert!(!wal.prepare(&mut ops), "one is on its way");
+            run(&mut disk, &ops).unwrap();
+            wal.prepared(true);
+            count += 1;
+        }
+        pieces.push(count);
+    }
+    // The first segment has 4 kB of zeros: what is behind them costs more to sync, so its spare comes quickly.
+    assert_eq!(pieces[..4].iter().sum::<usize>(), 8 + 1, "{pieces:?}");
+    assert_eq!(wal.segment_count(), 3, "{pieces:?}");
+    let second = &pieces[4..4 + 32];
+    assert_eq!(second.iter().sum::<usize>(), 7, "{pieces:?}");
+    assert!(second.iter().all(|count| *count <= 1), "{pieces:?}");
+    let (_, replay) = Wal::open(&mut disk, dir(), START, opts).unwrap();
+    assert_eq!(replay.entries.len(), 70);
+}
+
 /// Only its first share is zeroed through; when that is used and a spare is there, the log moves on.
 #[test]
 fn the_first_segment_is_left_for_a_spare_as_soon_as_its_zeroed_share_is_used() {
     let mut disk = fresh();
-    let opts = WalOptions { segment_bytes: 16 << 10 };
+    let opts = WalOptions { segment_bytes: 16 << 10, spare_pieces: 1 };
     let mut wal = Wal::create(&mut disk, dir(), Bytes::from_static(b"meta"), opts).unwrap();
     assert_eq!(disk.len(&first_file()), Ok(Some(16 << 10)));
     let append = |wal: &mut Wal, disk: &mut MemDisk, index| {

@@ -8,7 +8,7 @@ use norn_storage::{DiskOp, FileName, MemDisk};
 
 use crate::support::{Dice, name, run};
 
-pub(crate) const OPTS: WalOptions = WalOptions { segment_bytes: 2048 };
+pub(crate) const OPTS: WalOptions = WalOptions { segment_bytes: 2048, spare_pieces: 1 };
 pub(crate) const START: WalPosition = WalPosition { index: 0, term: 0 };
 
 pub(crate) fn dir() -> FileName {
@@ -105,8 +105,15 @@ pub(crate) struct Workload {
 
 impl Workload {
     pub(crate) fn new(disk: MemDisk, seed: u64) -> Result<Workload, WalError> {
-        let mut disk = disk;
-        let wal = Wal::create(&mut disk, dir(), Bytes::from_static(b"meta"), OPTS)?;
+        Workload::with(disk, seed, OPTS)
+    }
+
+    pub(crate) fn with(
+        mut disk: MemDisk,
+        seed: u64,
+        opts: WalOptions,
+    ) -> Result<Workload, WalError> {
+        let wal = Wal::create(&mut disk, dir(), Bytes::from_static(b"meta"), opts)?;
         let promised = Twin::default();
         Ok(Workload {
             disk,

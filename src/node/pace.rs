@@ -1,0 +1,37 @@
+//! When work that nobody waits for goes on: a piece after the other, and while somebody asks for something a pause between them, so that
+//! it is a small share of the thread, and of the disk, however much of it there is.
+
+use norn_raft::MessageKind;
+
+use crate::{Input, Node, Reader, Time};
+
+/// One kind of such work.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    /// When its last piece was done.
+    stepped_at: Time,
+}
+
+impl Pace {
+    pub(crate) fn stepped(&mut self, now: Time) {
+        self.stepped_at = now;
+    }
+}
+
+/// A client waits for it, on this member or on its leader.
+pub(crate) fn is_asked(input: &Input) -> bool {
+    match input {
+        Input::Call { .. } => true,
+        Input::Peer(message) => message.kind == MessageKind::App && !message.entries.is_empty(),
+        _ => false,
+    }
+}
+
+impl<R: Reader> Node<R> {
+    /// When the next piece may be done.
+    pub(crate) fn due(&self, pace: Pace, pause_ms: u64) -> Time {
+        let was_asked = self.asked_at >= pace.stepped_at;
+        let pause_ms = if was_asked { pause_ms } else { 0 };
+        (pace.stepped_at + pause_ms).max(self.now)
+    }
+}
