@@ -107,11 +107,6 @@ impl<T> Branch<T> {
         self.children.iter().map(|child| &**child)
     }
 
-    /// All of them as they are now, shared.
-    pub(crate) fn children(&self) -> Vec<Arc<T>> {
-        self.children.clone()
-    }
-
     /// Those from `i` on, with their places.
     pub(crate) fn iter_from(&self, i: usize) -> impl Iterator<Item = (usize, &T)> {
         let children = self.children.get(i..).unwrap_or_default();

@@ -44,7 +44,7 @@ pub struct KeyHistory {
     /// The live version; of a key that is deleted now the tombstone, with version 0.
     newest: KeyAt,
     /// Most keys have one live revision and nothing else. Shared, because blocks of the index are copied while somebody looks at it
-    /// (an image is being written): the pasts of the neighbours are not.
+    /// (a long read): the pasts of the neighbours are not.
     older: Option<Arc<Older>>,
 }
 
@@ -64,6 +64,16 @@ pub(crate) struct Generation {
     pub(crate) version: i64,
     /// Ascending. Of a finished generation the last one is the tombstone.
     pub(crate) revisions: Vec<Revision>,
+}
+
+/// A history as of some revision.
+pub(crate) struct Lives<'a> {
+    /// Oldest first.
+    pub(crate) finished: &'a [Generation],
+    /// Of the current life, ascending: all but the newest.
+    pub(crate) older: &'a [Revision],
+    /// `None`: the key was deleted.
+    pub(crate) now: Option<KeyAt>,
 }
 
 impl Generation {
@@ -125,12 +135,12 @@ impl KeyHistory {
     }
 
     /// The finished lives, oldest first.
-    pub(crate) fn finished(&self) -> &[Generation] {
+    fn finished(&self) -> &[Generation] {
         self.older.as_ref().map_or(&[], |older| &older.finished)
     }
 
     /// Revisions of the current life, ascending.
-    pub(crate) fn current(&self) -> impl ExactSizeIterator<Item = Revision> + '_ {
+    fn current(&self) -> impl ExactSizeIterator<Item = Revision> + '_ {
         let older: &[Revision] = self.older.as_ref().map_or(&[], |older| &older.current);
         let count = older.len() + usize::from(self.is_live());
         (0..count).map(|i| older.get(i).copied().unwrap_or(self.newest.modified))
@@ -180,6 +190,24 @@ impl KeyHistory {
         let newer = (current.len() - after) as i64 + 1;
         let KeyAt { created, version, .. } = self.newest;
         Some(KeyAt { modified, created, version: version - newer })
+    }
+
+    /// What it was at main revision `main`, if nothing was compacted since. `None`: the key was not there.
+    pub(crate) fn lives_at(&self, main: i64) -> Option<Lives<'_>> {
+        let (finished, current): (&[Generation], &[Revision]) =
+            self.older.as_ref().map_or((&[], &[]), |older| (&older.finished, &older.current));
+        if self.newest.modified.main <= main {
+            return Some(Lives { finished, older: current, now: self.live() });
+        }
+        let next = finished.partition_point(|life| life.tombstone().main <= main);
+        let (revisions, now) = match finished.get(next) {
+            Some(life) => (&life.revisions[..], life.at(main)),
+            None => (current, self.current_at(main)),
+        };
+        let count = revisions.partition_point(|revision| revision.main <= main);
+        let older = &revisions[..count.saturating_sub(1)];
+        let finished = &finished[..next];
+        (now.is_some() || !finished.is_empty()).then_some(Lives { finished, older, now })
     }
 
     pub fn put(&mut self, revision: Revision) -> KeyAt {

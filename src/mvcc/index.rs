@@ -47,10 +47,6 @@ impl KeyIndex {
         self.key_count
     }
 
-    pub(crate) fn groups(&self) -> &Branch<Branch<Block>> {
-        &self.groups
-    }
-
     pub fn history(&self, key: &[u8]) -> Option<&KeyHistory> {
         let (place, found) = self.locate(key)?;
         found.then(|| self.block(place).slot(place.slot))

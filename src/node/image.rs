@@ -1,7 +1,7 @@
 //! Index images: what makes a restart independent of the number of revisions.
 //!
 //! At a checkpoint, if enough was appended since the last image, the key index is written beside the revision log, a
-//! bounded piece per turn, from a view of the moment it was begun; the checkpoint itself follows the last piece.
+//! bounded piece per turn, as it was at the moment it was begun; the checkpoint itself follows the last piece.
 //! Compaction and the collector wait meanwhile: an image counts only if the checkpoint knows the same deaths.
 //!
 //! ```text
@@ -128,7 +128,7 @@ impl<R: Reader> Node<R> {
         let ops = &mut self.work.bulk_ops;
         let mut writer = log.begin_index(ops);
         writer.write(Bytes::from_static(&[VERSION]), ops);
-        let encoder = IndexEncoder::new(self.store.index());
+        let encoder = IndexEncoder::new(self.store.current());
         let appended_at = log.appended_bytes();
         let part = Part::Index { encoder, bytes: 0 };
         self.images.job = Some(Job { writer, part, appended_at, is_writing: false });
@@ -154,7 +154,7 @@ impl<R: Reader> Node<R> {
         let mut out = Vec::with_capacity(step_bytes + (4 << 10));
         match &mut job.part {
             Part::Index { encoder, bytes } => {
-                let more = encoder.step(step_bytes, &mut out);
+                let more = encoder.step(self.store.index(), step_bytes, &mut out);
                 *bytes += out.len() as u64;
                 if !more {
                     job.part = Part::Leases { after: None, index_bytes: *bytes };
@@ -251,8 +251,8 @@ mod tests {
 
     fn image(index: &KeyIndex, lessor: &Lessor, step_bytes: usize) -> Vec<u8> {
         let mut out = vec![VERSION];
-        let mut encoder = IndexEncoder::new(index);
-        while encoder.step(out.len() + step_bytes, &mut out) {}
+        let mut encoder = IndexEncoder::new(REACH);
+        while encoder.step(index, out.len() + step_bytes, &mut out) {}
         let index_bytes = out.len() as u64 - 1;
         let mut after = None;
         loop {
