@@ -5,6 +5,10 @@ use norn_raft::MessageKind;
 
 use crate::{Input, Node, Reader, Time};
 
+/// Nobody asks who has not for so long. (Not since the last piece: clients that all wait for an answer ask for nothing, and within a turn
+/// nobody can.)
+const ASKED_MS: u64 = 100;
+
 /// One kind of such work.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pace {
@@ -30,8 +34,8 @@ pub(crate) fn is_asked(input: &Input) -> bool {
 impl<R: Reader> Node<R> {
     /// When the next piece may be done.
     pub(crate) fn due(&self, pace: Pace, pause_ms: u64) -> Time {
-        let was_asked = self.asked_at >= pace.stepped_at;
-        let pause_ms = if was_asked { pause_ms } else { 0 };
+        let is_asked = self.asked_at + ASKED_MS >= self.now;
+        let pause_ms = if is_asked { pause_ms } else { 0 };
         (pace.stepped_at + pause_ms).max(self.now)
     }
 }

@@ -309,7 +309,7 @@ fn a_compaction_pauses_while_somebody_asks_and_only_then() {
         world.run(10);
     }
     assert!(world.node(id).counters().keys_compacted < 300);
-    // The pause that was begun goes on; then nobody asks.
+    // Then nobody asks.
     world.run(61_000);
     assert_eq!(world.node(id).counters().keys_compacted, 300);
 }
@@ -332,7 +332,7 @@ fn an_image_pauses_while_somebody_asks_and_only_then() {
         world.run(10);
     }
     assert_eq!(whole(&world), 0);
-    // The pause that was begun goes on; then nobody asks.
+    // Then nobody asks.
     world.run(61_000);
     assert_eq!(whole(&world), 1);
 }
