@@ -273,11 +273,11 @@ async fn store(
     mut body: Incoming,
 ) -> Result<usize, Box<dyn std::error::Error>> {
     let mut file = Received::create(core.data_dir(), name)?;
-    file.write(&first)?;
+    file.write(&first).await?;
     let mut len = first.len();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
-            file.write(&data)?;
+            file.write(&data).await?;
             len += data.len();
         }
     }

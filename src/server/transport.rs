@@ -42,6 +42,8 @@ const VERSIONS_EVERY: Duration = Duration::from_secs(4);
 const PROBE_EVERY: Duration = Duration::from_secs(4);
 /// A snapshot is read and sent in pieces of this size.
 const SNAPSHOT_PIECE: usize = 256 << 10;
+/// Between two of them: 200 MB/s at most, a small share of what the thread that serves clients can do.
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(1);
 /// A snapshot of which nothing more is taken, and which nobody answers, is given up after this long: the machine that it
 /// goes to may have lost its power, and then says nothing for ever.
 const SNAPSHOT_STALL: Duration = Duration::from_secs(20);
@@ -356,6 +358,7 @@ impl Transport {
                     return;
                 }
                 count.set(at);
+                time::sleep(SNAPSHOT_PAUSE).await;
             }
         });
         let stalled = async {
