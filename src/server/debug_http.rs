@@ -11,9 +11,11 @@ use crate::body::Body;
 use crate::client::{PLAIN, page};
 use crate::config::ServerConfig;
 use crate::core::Core;
+use crate::profiles::{MOMENTS, Moment, status_bytes};
 use crate::runtime::profile::Sampling;
 use crate::runtime::time;
 
+const HTML: &str = "text/html; charset=utf-8";
 const PPROF: &str = "/debug/pprof/";
 /// How long a profile is taken if nobody says it (as in Go), and at most: it is memory, and an interrupted thread, for so long.
 const PROFILE_SECONDS: u64 = 30;
@@ -23,17 +25,6 @@ const SERVED: &[(&str, &str)] = &[
     ("profile", "CPU profile, over the seconds given as ?seconds=N: go tool pprof reads it"),
     ("symbol", "Looks up no program counters: profiles have names"),
 ];
-/// Profiles that Go's runtime makes of itself and that nothing here has: name and what it would be.
-const PROFILES: &[(&str, &str)] = &[
-    ("allocs", "A sampling of all past memory allocations"),
-    ("block", "Stack traces that led to blocking on synchronization primitives"),
-    ("goroutine", "Stack traces of all current goroutines"),
-    ("heap", "A sampling of memory allocations of live objects"),
-    ("mutex", "Stack traces of holders of contended mutexes"),
-    ("threadcreate", "Stack traces that led to the creation of new OS threads"),
-    ("trace", "A trace of execution of the current program"),
-];
-
 /// `None`: nothing is there.
 pub async fn serve(core: &Core, config: &ServerConfig, uri: &Uri) -> Option<Response<Body>> {
     let path = uri.path();
@@ -42,22 +33,28 @@ pub async fn serve(core: &Core, config: &ServerConfig, uri: &Uri) -> Option<Resp
     }
     let is_tracing = matches!(path, "/debug/requests" | "/debug/events") && config.is_debugging;
     if is_tracing {
-        return Some(page(501, PLAIN, "Norn keeps no traces of requests.\n"));
+        let rows = if path == "/debug/requests" { requests(core) } else { String::new() };
+        return Some(page(200, HTML, table(path, &rows)));
     }
     let name = path.strip_prefix(PPROF)?;
     if !config.pprof && !config.is_debugging {
         return None;
     }
     Some(match name {
-        "" => page(200, "text/html; charset=utf-8", index()),
+        "" => page(200, HTML, index()),
         "cmdline" => page(200, PLAIN, arguments().join("\0")),
         // (As a Go program answers of which no symbol is known.)
         "symbol" => page(200, PLAIN, "num_symbols: 0\n"),
         "profile" => profile(uri.query().unwrap_or_default()).await,
+        // (A format of Go's runtime alone.)
+        "trace" => page(501, PLAIN, format!("Norn makes no trace: there is {PPROF}profile.\n")),
         name => {
-            let (name, _) = PROFILES.iter().find(|(known, _)| *known == name)?;
-            let text = format!("Norn makes no {name} profile: there is {PPROF}profile.\n");
-            page(501, PLAIN, text)
+            let moment = Moment::take(name, core)?;
+            if is_for_people(uri.query().unwrap_or_default()) {
+                page(200, PLAIN, moment.text())
+            } else {
+                attachment(name, moment.file())
+            }
         }
     })
 }
@@ -80,12 +77,7 @@ async fn profile(query: &str) -> Response<Body> {
         }
     };
     match taken {
-        Ok(taken) => {
-            let mut response = page(200, "application/octet-stream", taken);
-            let name = HeaderValue::from_static("attachment; filename=\"profile\"");
-            response.headers_mut().insert(CONTENT_DISPOSITION, name);
-            response
-        }
+        Ok(taken) => attachment("profile", taken),
         Err(error) => {
             let mut response =
                 page(500, PLAIN, format!("Could not enable CPU profiling: {error}\n"));
@@ -99,16 +91,46 @@ fn arguments() -> Vec<String> {
     std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
 }
 
+fn attachment(name: &str, profile: Vec<u8>) -> Response<Body> {
+    let mut response = page(200, "application/octet-stream", profile);
+    if let Ok(name) = HeaderValue::try_from(format!("attachment; filename=\"{name}\"")) {
+        response.headers_mut().insert(CONTENT_DISPOSITION, name);
+    }
+    response
+}
+
+/// `?debug=1` and above.
+fn is_for_people(query: &str) -> bool {
+    let level = query.split('&').find_map(|pair| pair.strip_prefix("debug="));
+    level.and_then(|level| level.parse::<i64>().ok()).is_some_and(|level| level != 0)
+}
+
 fn index() -> String {
-    let mut rows = String::new();
-    for (name, what) in SERVED {
-        rows.push_str(&format!("<tr><td><a href='{name}'>{name}</a></td><td>{what}</td></tr>\n"));
+    let row = |(name, what): &(&str, &str)| {
+        format!("<tr><td><a href='{name}'>{name}</a></td><td>{what}</td></tr>\n")
+    };
+    let rows: String = SERVED.iter().chain(MOMENTS).map(row).collect();
+    table(PPROF, &rows)
+}
+
+/// Of each method how many requests there were, and how they ended.
+fn requests(core: &Core) -> String {
+    let mut rows =
+        String::from("<tr><th>request</th><th>active</th><th>OK</th><th>failed</th></tr>\n");
+    for asked in core.grpc_metrics.borrow().requests() {
+        let (service, method) = (asked.labels.service, asked.labels.method);
+        let active = asked.started.saturating_sub(asked.ok + asked.failed);
+        rows.push_str(&format!(
+            "<tr><td>{service}/{method}</td><td>{active}</td><td>{}</td><td>{}</td></tr>\n",
+            asked.ok, asked.failed
+        ));
     }
-    for (name, what) in PROFILES {
-        rows.push_str(&format!("<tr><td>{name}</td><td>{what}: not made by Norn</td></tr>\n"));
-    }
+    rows
+}
+
+fn table(title: &str, rows: &str) -> String {
     format!(
-        "<html>\n<head>\n<title>{PPROF}</title>\n</head>\n<body>\n{PPROF}\n<table>\n{rows}</table>\n\
+        "<html>\n<head>\n<title>{title}</title>\n</head>\n<body>\n{title}\n<table>\n{rows}</table>\n\
          </body>\n</html>\n"
     )
 }
@@ -117,14 +139,7 @@ fn index() -> String {
 fn variables(core: &Core) -> String {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.unwrap_or(u64::MAX);
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bytes = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key));
-        let kb =
-            line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-        kb.unwrap_or(0) * 1024
-    };
-    let (resident, own) = (bytes("VmRSS:"), bytes("RssAnon:"));
+    let (resident, own) = (status_bytes("VmRSS:"), status_bytes("RssAnon:"));
     let memory = json!({ "Alloc": own, "Sys": resident, "HeapAlloc": own, "HeapInuse": own });
     let arguments = Value::from(arguments());
     let raft = raft(core);

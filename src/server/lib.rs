@@ -33,6 +33,8 @@ pub mod metrics;
 pub mod peer_codec;
 pub mod peer_http;
 pub mod pings;
+pub mod profile_file;
+pub mod profiles;
 pub mod received;
 pub mod recipes;
 pub mod runtime;

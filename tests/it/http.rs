@@ -1,6 +1,6 @@
 //! What the client and the peer port answer to HTTP/1.1.
 
-use norn_tests::http::{exchange, get};
+use norn_tests::http::{exchange, get, post};
 use norn_tests::pb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
 use norn_tests::poll::until;
 use norn_tests::req::put;
@@ -146,8 +146,36 @@ fn the_profilers_paths_are_there_when_asked_for() {
     assert!(get(&address, "/debug/pprof/symbol").text().starts_with("num_symbols: "));
     assert_eq!(get(&address, "/debug/pprof/nothing").status, 404);
     assert_eq!(get(&address, "/debug/requests").status, 404);
-    assert_eq!(get(&address, "/debug/pprof/heap").status, 501);
+    assert_eq!(get(&address, "/debug/pprof/trace").status, 501);
+    for (name, kinds) in [
+        ("heap", &["inuse_space", "bytes", "cached blocks"][..]),
+        ("allocs", &["inuse_space", "bytes"]),
+        ("goroutine", &["goroutine", "count", "norn-log"]),
+        ("threadcreate", &["threadcreate", "norn-bulk"]),
+        ("block", &["contentions", "delay"]),
+        ("mutex", &["contentions", "nanoseconds"]),
+    ] {
+        assert!(index.text().contains(&format!("href='{name}'")), "{}", index.text());
+        let file = get(&address, &format!("/debug/pprof/{name}"));
+        assert_eq!(file.header("content-type"), Some("application/octet-stream"), "{name}");
+        let file = String::from_utf8_lossy(&file.body).into_owned();
+        assert!(kinds.iter().all(|kind| file.contains(kind)), "{name}: {file}");
+        let text = get(&address, &format!("/debug/pprof/{name}?debug=1")).text();
+        assert!(text.starts_with(&format!("{name} profile: total ")), "{text}");
+    }
     assert_eq!(get(&address, "/debug/pprof/profile?seconds=601").status, 400);
+}
+
+#[test]
+fn pages_of_requests_are_there_when_debugging() {
+    let server = Server::start_with(Setup::quick().flag("--log-level=debug"));
+    let address = server.client_address();
+    let asked = post(&address, "/v3/kv/put", br#"{"key":"a2V5"}"#);
+    assert_eq!(asked.status, 200, "{}", asked.text());
+    let page = get(&address, "/debug/requests").text();
+    let row = "<td>etcdserverpb.KV/Put</td><td>0</td><td>1</td><td>0</td>";
+    assert!(page.contains(row), "{page}");
+    assert_eq!(get(&address, "/debug/events").status, 200);
 }
 
 #[test]

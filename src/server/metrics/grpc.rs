@@ -28,6 +28,14 @@ struct Route {
     sent: u64,
 }
 
+/// Calls of one method so far.
+pub struct Requests {
+    pub labels: Labels,
+    pub started: u64,
+    pub ok: u64,
+    pub failed: u64,
+}
+
 /// Streams whose sending or receiving can fail apart from the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StreamFailure {
@@ -101,6 +109,17 @@ impl GrpcMetrics {
 
     pub fn stream_failed(&mut self, failure: StreamFailure) {
         *self.stream_failures.entry(failure).or_default() += 1;
+    }
+
+    /// Of every method that was called.
+    pub fn requests(&self) -> impl Iterator<Item = Requests> {
+        let called = route_labels().zip(&self.routes).filter(|(_, route)| route.started > 0);
+        called.map(|(labels, route)| Requests {
+            labels,
+            started: route.started,
+            ok: route.handled[0],
+            failed: route.handled[1..].iter().sum(),
+        })
     }
 
     /// Locks and elections are shown from their first use on, everything else from the start, at 0 (as etcd does, which

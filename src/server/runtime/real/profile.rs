@@ -1,16 +1,16 @@
-//! A profile of where this process spends its CPU time, as Go's tools read it (pprof's `profile.proto`).
+//! A profile of where this process spends its CPU time, as Go's tools read it ([`crate::profile_file`]).
 //!
 //! While one is taken, and only then, a timer of the system interrupts whichever thread is running, a hundred times per second of CPU
 //! time, and its stack is noted by following frame pointers (`.cargo/config.toml` keeps them): no lock is taken there, no memory,
 //! and what does not look like a stack is not followed. The innermost function has no frame to be found by: its time counts for the one
 //! that called it.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use pprof::{Frames, ProfilerGuard, ProfilerGuardBuilder, Symbol, UnresolvedReport};
-use prost::Message as _;
+
+use crate::profile_file::{Frame, ProfileFile};
 
 /// Samples per second of CPU time, as Go takes them.
 const SAMPLES_HZ: i32 = 100;
@@ -49,188 +49,39 @@ impl Sampling {
 }
 
 fn encode(seen: UnresolvedReport, began: SystemTime) -> Vec<u8> {
-    let took = began.elapsed().unwrap_or_default();
-    let mut tables = Tables::default();
-    let number = |text| tables.strings.number(text);
-    let [samples, count, cpu, nanoseconds, thread] =
-        ["samples", "count", "cpu", "nanoseconds", "thread"].map(number);
-    let cpu = ValueType { kind: cpu, unit: nanoseconds };
-    let mut sample = Vec::with_capacity(seen.data.len());
+    let mut file = ProfileFile::new(&[("samples", "count"), ("cpu", "nanoseconds")]);
+    file.timed(began, PERIOD_NANOS);
     for (stack, times) in seen.data {
         let stack = Frames::from(stack);
-        let name = tables.strings.number(&stack.thread_name_or_id());
         let times = i64::try_from(times).unwrap_or(i64::MAX);
-        sample.push(Sample {
-            locations: stack.frames.iter().map(|frame| tables.location(frame)).collect(),
-            values: vec![times, times.saturating_mul(PERIOD_NANOS)],
-            labels: vec![Label { key: thread, text: name }],
-        });
+        let places: Vec<Vec<Frame>> =
+            stack.frames.iter().map(|place| place.iter().map(frame).collect()).collect();
+        let values = vec![times, times.saturating_mul(PERIOD_NANOS)];
+        file.sample(&places, values, Some(&stack.thread_name_or_id()));
     }
-    let since = began.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let profile = Profile {
-        sample_types: vec![ValueType { kind: samples, unit: count }, cpu.clone()],
-        samples: sample,
-        locations: tables.locations,
-        functions: tables.functions,
-        strings: tables.strings.texts,
-        time_nanos: i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
-        duration_nanos: i64::try_from(took.as_nanos()).unwrap_or(i64::MAX),
-        period_type: Some(cpu),
-        period: PERIOD_NANOS,
-    };
-    profile.encode_to_vec()
+    file.encode()
 }
 
-/// What stands once in a profile and is named by number.
-#[derive(Default)]
-struct Tables {
-    strings: Strings,
-    functions: Vec<Function>,
-    function_ids: BTreeMap<(i64, i64), u64>,
-    locations: Vec<Location>,
-    location_ids: BTreeMap<Vec<(u64, i64)>, u64>,
-}
-
-impl Tables {
-    /// Of a frame: a function, and behind it those that it is inlined into.
-    fn location(&mut self, frame: &[Symbol]) -> u64 {
-        let lines: Vec<(u64, i64)> = frame
-            .iter()
-            .map(|symbol| (self.function(symbol), i64::from(symbol.lineno())))
-            .collect();
-        let id = self.locations.len() as u64 + 1;
-        *self.location_ids.entry(lines).or_insert_with_key(|lines| {
-            let line = |(function, line): &(u64, i64)| Line { function: *function, line: *line };
-            self.locations.push(Location { id, lines: lines.iter().map(line).collect() });
-            id
-        })
+fn frame(symbol: &Symbol) -> Frame {
+    let (mut name, file) = (symbol.name(), symbol.filename().into_owned());
+    // (Of inlined functions the program has not the whole name. There are many of that name.)
+    if !name.contains("::")
+        && let Some(file) = Path::new(&file).file_name()
+    {
+        name = format!("{}:{name}", file.to_string_lossy());
     }
-
-    fn function(&mut self, symbol: &Symbol) -> u64 {
-        let (mut name, file) = (symbol.name(), symbol.filename());
-        // (Of inlined functions the program has not the whole name. There are many of that name.)
-        if !name.contains("::")
-            && let Some(file) = Path::new(&*file).file_name()
-        {
-            name = format!("{}:{name}", file.to_string_lossy());
-        }
-        let (name, file) = (self.strings.number(&name), self.strings.number(&file));
-        let id = self.functions.len() as u64 + 1;
-        *self.function_ids.entry((name, file)).or_insert_with(|| {
-            let system_name = self.strings.number(&symbol.sys_name());
-            self.functions.push(Function { id, name, system_name, file });
-            id
-        })
-    }
-}
-
-struct Strings {
-    texts: Vec<String>,
-    numbers: BTreeMap<String, i64>,
-}
-
-impl Default for Strings {
-    /// The first must be empty.
-    fn default() -> Strings {
-        Strings { texts: vec![String::new()], numbers: BTreeMap::from([(String::new(), 0)]) }
-    }
-}
-
-impl Strings {
-    fn number(&mut self, text: &str) -> i64 {
-        if let Some(number) = self.numbers.get(text) {
-            return *number;
-        }
-        let number = self.texts.len() as i64;
-        self.texts.push(text.to_owned());
-        self.numbers.insert(text.to_owned(), number);
-        number
-    }
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Profile {
-    #[prost(message, repeated, tag = "1")]
-    sample_types: Vec<ValueType>,
-    #[prost(message, repeated, tag = "2")]
-    samples: Vec<Sample>,
-    #[prost(message, repeated, tag = "4")]
-    locations: Vec<Location>,
-    #[prost(message, repeated, tag = "5")]
-    functions: Vec<Function>,
-    #[prost(string, repeated, tag = "6")]
-    strings: Vec<String>,
-    #[prost(int64, tag = "9")]
-    time_nanos: i64,
-    #[prost(int64, tag = "10")]
-    duration_nanos: i64,
-    #[prost(message, optional, tag = "11")]
-    period_type: Option<ValueType>,
-    #[prost(int64, tag = "12")]
-    period: i64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct ValueType {
-    #[prost(int64, tag = "1")]
-    kind: i64,
-    #[prost(int64, tag = "2")]
-    unit: i64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Sample {
-    /// The innermost first.
-    #[prost(uint64, repeated, tag = "1")]
-    locations: Vec<u64>,
-    #[prost(int64, repeated, tag = "2")]
-    values: Vec<i64>,
-    #[prost(message, repeated, tag = "3")]
-    labels: Vec<Label>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Label {
-    #[prost(int64, tag = "1")]
-    key: i64,
-    #[prost(int64, tag = "2")]
-    text: i64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Location {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-    /// The innermost first.
-    #[prost(message, repeated, tag = "4")]
-    lines: Vec<Line>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Line {
-    #[prost(uint64, tag = "1")]
-    function: u64,
-    #[prost(int64, tag = "2")]
-    line: i64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Function {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-    #[prost(int64, tag = "2")]
-    name: i64,
-    #[prost(int64, tag = "3")]
-    system_name: i64,
-    #[prost(int64, tag = "4")]
-    file: i64,
+    let system_name = symbol.sys_name().into_owned();
+    Frame { name, system_name, file, line: i64::from(symbol.lineno()) }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
+    use prost::Message as _;
+
     use super::*;
+    use crate::profile_file::{Line, Profile};
     use crate::runtime;
 
     #[inline(never)]
