@@ -107,7 +107,8 @@ async fn leaderless(core: Rc<Core>) {
 pub fn keep_alive(core: &Rc<Core>, question: Question, needs_leader: bool) -> Body {
     let leaderless = needs_leader.then(|| Box::pin(leaderless(Rc::clone(core))));
     let stream = KeepAlives { core: Rc::clone(core), question, leaderless, is_answering: false };
-    let parts = stream::unfold(Some(stream), |stream| async {
+    // (In a box: it is handed on with every answer.)
+    let parts = stream::unfold(Some(Box::new(stream)), |stream| async {
         let mut stream = stream?;
         Some(match stream.next().await {
             Ok(Some(reply)) => (Part::Message(framed(&reply)), Some(stream)),
