@@ -22,8 +22,9 @@ use crate::{Error, Node, Reader, Time};
 
 /// Exports asked for and not begun. A member that finds no place is sent its snapshot when raft tries again.
 pub(crate) const QUEUE_MAX: usize = 16;
-/// Revisions written per step: about a megabyte.
+/// Revisions written per step, and bytes of them: a record may be a megabyte alone.
 const STEP_RECORDS: usize = 4_096;
+const STEP_BYTES: usize = 1 << 20;
 const PAGE_BYTES: u32 = 4096;
 
 pub(crate) const TABLES: [Table; 9] = [
@@ -249,16 +250,16 @@ impl<R: Reader> Node<R> {
 
     fn step_export(&self, job: &mut Job) -> Result<(), String> {
         let writer = job.writer.as_mut().ok_or("an export goes on after its end")?;
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         let mut failed = None;
         let mut next = None;
         self.backend
             .scan(job.next, job.to_main, &mut |revision, tombstone, record| {
-                if count == STEP_RECORDS {
+                if count == STEP_RECORDS || bytes >= STEP_BYTES {
                     next = Some(revision);
                     return ControlFlow::Break(());
                 }
-                count += 1;
+                (count, bytes) = (count + 1, bytes + record.len());
                 let (key, len) = revision.to_bytes(tombstone);
                 if let Err(error) = writer.put(&key[..len], record) {
                     failed = Some(error);

@@ -1,7 +1,7 @@
 //! One node: requests, durability, leases, watches, alarms.
 
 use bytes::Bytes;
-use norn_node::{Error, Input, Method, StreamId};
+use norn_node::{Error, Input, Method, StreamId, Token};
 use norn_proto::etcdserverpb as pb;
 use norn_storage::{DiskRead as _, FileName};
 
@@ -314,7 +314,6 @@ fn a_compaction_pauses_while_somebody_asks_and_only_then() {
     assert_eq!(world.node(id).counters().keys_compacted, 300);
 }
 
-/// Of an index image; the collector and exports keep the same pauses.
 #[test]
 fn an_image_pauses_while_somebody_asks_and_only_then() {
     let mut world = World::new(1, |config| {
@@ -335,6 +334,36 @@ fn an_image_pauses_while_somebody_asks_and_only_then() {
     // Then nobody asks.
     world.run(61_000);
     assert_eq!(whole(&world), 1);
+}
+
+/// Counted in records alone, a piece of long ones would be gigabytes.
+#[test]
+fn an_export_goes_in_pieces_of_a_megabyte_and_pauses_while_somebody_asks() {
+    let mut world = World::new(1, |config| config.work_pause_ms = 60_000);
+    let id = world.until_serving();
+    let value = "v".repeat(100_000);
+    for i in 0..60 {
+        world.put(id, &format!("k{i:02}"), &value);
+    }
+    world.run(61_000);
+    let exported = |world: &World| {
+        let file = FileName::new("member/snap/tmp-export-1");
+        world.disks[&id].len(&file).unwrap().unwrap_or(0)
+    };
+    world.input(
+        id,
+        Input::Call { token: Token(u64::MAX), method: Method::Export, body: Bytes::new() },
+    );
+    for i in 0..20 {
+        world.put(id, "other", &i.to_string());
+        world.run(10);
+    }
+    let first = exported(&world);
+    assert!((500_000..1_500_000).contains(&first), "{first}");
+    // Then nobody asks.
+    world.run(61_000);
+    let whole = exported(&world);
+    assert!((6_000_000..8_000_000).contains(&whole), "{whole}");
 }
 
 #[test]
