@@ -8,10 +8,10 @@ use crate::profile_file::{Frame, Kind, ProfileFile};
 /// What Go's runtime has under these names, as far as a process without that runtime has it: name and what it is here.
 pub const MOMENTS: &[(&str, &str)] = &[
     ("allocs", "What holds the memory now, as heap: what was freed is not counted"),
-    ("block", "Waits for one another: threads here pass messages, and there are none"),
+    ("block", "Waits of threads for one another: not counted, the profile is empty"),
     ("goroutine", "The threads there are, by name"),
     ("heap", "What holds the memory now, by what it is for"),
-    ("mutex", "Contended locks: none, as of block"),
+    ("mutex", "Contended locks: not counted, the profile is empty"),
     ("threadcreate", "The threads there are, by name"),
 ];
 
