@@ -70,6 +70,11 @@ impl Config {
         WalOptions { segment_bytes: self.wal_segment_bytes, spare_pieces: self.wal_spare_pieces }
     }
 
+    /// (One message must fit.)
+    pub(crate) fn inflight_bytes(&self) -> u64 {
+        self.limits.inflight_bytes.max(self.message_bytes_max)
+    }
+
     fn raft(&self, id: u64, applied: u64) -> RaftConfig {
         let mut raft = RaftConfig::new(NodeId(id), self.seed ^ id);
         raft.election_ticks = self.election_ticks;
@@ -78,6 +83,7 @@ impl Config {
         raft.message_bytes_max = self.message_bytes_max;
         raft.uncommitted_bytes_max = self.limits.uncommitted_bytes;
         raft.inflight_messages_max = self.limits.inflight_messages;
+        raft.inflight_bytes_max = self.inflight_bytes();
         raft.reads_max = self.limits.reads;
         raft.check_quorum = true;
         raft.pre_vote = self.pre_vote;

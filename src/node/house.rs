@@ -24,6 +24,8 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 const CHECKPOINT_STRETCH: u64 = 10;
 /// Bytes the collector reads per step, on the node's thread: about a millisecond of a fast disk.
 const COLLECT_BYTES: u64 = 512 << 10;
+/// Entries that are forgotten per turn: half a millisecond. (More if more were applied.)
+const FORGET_ENTRIES: u64 = 8_192;
 /// How long the log is kept after a member was sent a snapshot, so that it can go on from there.
 const SNAPSHOT_GRACE_MS: u64 = 30_000;
 
@@ -42,6 +44,10 @@ pub(crate) struct House {
     collects_more: bool,
     collector: Pace,
     pub(crate) memory_index: u64,
+    /// Entries up to here are to be forgotten, some of them in each turn.
+    forget_to: u64,
+    /// What was applied when that was looked at last.
+    forgot_at: u64,
     /// Snapshots on their way to members, and until when the log is kept for the last one.
     pub(crate) sending: usize,
     keep_log_until: Time,
@@ -49,7 +55,7 @@ pub(crate) struct House {
 
 impl House {
     pub(crate) fn new(checkpoint_index: u64, applied: u64) -> House {
-        House { checkpoint_index, memory_index: applied, ..House::default() }
+        House { checkpoint_index, memory_index: applied, forgot_at: applied, ..House::default() }
     }
 }
 
@@ -180,6 +186,26 @@ impl<R: Reader> Node<R> {
 
     /// Forgets entries that no member in reach will ask for.
     fn compact_memory(&mut self) {
+        self.choose_what_to_forget();
+        // (Twice of what comes, or what is kept would grow.)
+        let came =
+            self.applied.saturating_sub(std::mem::replace(&mut self.house.forgot_at, self.applied));
+        let count = FORGET_ENTRIES.max(2 * came);
+        let storage = self.raft.storage_mut();
+        let base = storage.first_index().0 - 1;
+        if self.house.forget_to > base {
+            // (So does this.)
+            let _ = storage.compact(Index(self.house.forget_to.min(base + count)));
+        }
+    }
+
+    /// There are entries to be forgotten yet.
+    pub(crate) fn forgets_more(&self) -> bool {
+        let is_there = self.house.forget_to >= self.raft.storage().first_index().0;
+        is_there && self.work.install.is_none()
+    }
+
+    fn choose_what_to_forget(&mut self) {
         let is_kept = self.applied <= self.house.memory_index + self.config.memory_entries
             || self.house.sending > 0
             || self.now < self.house.keep_log_until;
@@ -196,7 +222,7 @@ impl<R: Reader> Node<R> {
         let conf_state = self.members.conf_state();
         let index = Index(self.applied);
         let storage = self.raft.storage_mut();
-        // (Both refuse only what was done before.)
+        // (It refuses only what was done before.)
         let _ = storage.create_snapshot(index, conf_state, Bytes::new());
         let mut keep_from = 0;
         if !is_kept {
@@ -206,9 +232,7 @@ impl<R: Reader> Node<R> {
             // (To half of what there may be: not with every entry again.)
             keep_from = storage.index_keeping(index, bytes_max as u64 / 2).0.max(keep_from);
         }
-        if keep_from > 0 {
-            let _ = storage.compact(Index(keep_from));
-        }
+        self.house.forget_to = keep_from.max(self.house.forget_to);
     }
 
     pub(crate) fn snapshot_sent(&mut self, to: u64, ok: bool) {

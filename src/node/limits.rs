@@ -3,7 +3,7 @@
 //! What grows with what others do has a limit here, or one in the configuration; both are listed by [`Node::holdings`], which the
 //! simulator compares after every turn.
 
-use norn_raft::Index;
+use norn_raft::{Index, Inflights};
 
 use crate::{Node, Reader};
 
@@ -26,6 +26,9 @@ pub struct Limits {
     pub uncommitted_bytes: u64,
     /// Messages with entries on their way to one member, as etcd sets it.
     pub inflight_messages: usize,
+    /// Payload bytes of them (of one message at the least). etcd has no limit; here it is what a member that comes back is sent at once:
+    /// a few milliseconds of the leader's thread, and 40 MB/s over a round trip of 200 ms.
+    pub inflight_bytes: u64,
     /// Rounds of reads that wait for the leader's quorum. Members ask for one at a time and ask again.
     pub reads: usize,
     /// Bytes of applied entries kept in memory for members that are behind. Those that need older ones are sent a snapshot.
@@ -41,6 +44,7 @@ impl Default for Limits {
             unapplied_bytes: 256 << 20,
             uncommitted_bytes: 512 << 20,
             inflight_messages: 512,
+            inflight_bytes: 8 << 20,
             reads: 65_536,
             log_bytes: 256 << 20,
         }
@@ -59,12 +63,12 @@ pub struct Holding {
 
 impl<R: Reader> Node<R> {
     /// What this node holds for others, with the limits.
-    pub fn holdings(&self) -> [Holding; 12] {
+    pub fn holdings(&self) -> [Holding; 13] {
         let limits = &self.config.limits;
         let count = |what, count, limit| Holding { what, count, limit, is_bytes: false };
         let bytes = |what, count, limit| Holding { what, count, limit, is_bytes: true };
         let (rounds, postponed) = self.raft.waiting_reads();
-        let in_flight = self.raft.progress().map(|(_, progress)| progress.inflights.count());
+        let in_flight = || self.raft.progress().map(|(_, progress)| &progress.inflights);
         let (responses, responses_max) = self.watchers.fullest();
         [
             count("held proposals", self.to_propose.len(), limits.held_proposals),
@@ -72,7 +76,7 @@ impl<R: Reader> Node<R> {
             count("rounds of reads before the first commit", postponed, limits.reads),
             count(
                 "messages on their way to a member",
-                in_flight.max().unwrap_or(0),
+                in_flight().map(Inflights::count).max().unwrap_or(0),
                 limits.inflight_messages,
             ),
             count("responses of a watch stream", responses, responses_max),
@@ -88,6 +92,12 @@ impl<R: Reader> Node<R> {
                 to_usize(self.raft.uncommitted_bytes()),
                 // (Of nothing, one message of proposals is always taken.)
                 to_usize(limits.uncommitted_bytes).max(crate::calls::PROPOSAL_BYTES),
+            ),
+            bytes(
+                "entries on their way to a member",
+                to_usize(in_flight().map(Inflights::bytes).max().unwrap_or(0)),
+                // (The last message may be a whole one.)
+                to_usize(self.config.inflight_bytes() + self.config.message_bytes_max),
             ),
             bytes("applied changes not on disk", self.unwritten_bytes(), limits.unwritten_bytes),
             bytes("applied entries in memory", self.log_bytes(), limits.log_bytes),

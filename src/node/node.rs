@@ -410,7 +410,8 @@ impl<R: Reader> Node<R> {
     }
 
     fn has_background_work(&self) -> bool {
-        !self.is_failed && (self.watchers_behind() || self.images.can_verify())
+        !self.is_failed
+            && (self.watchers_behind() || self.images.can_verify() || self.forgets_more())
     }
 
     fn watchers_behind(&self) -> bool {

@@ -24,6 +24,11 @@ impl Inflights {
         self.window.len()
     }
 
+    /// Payload bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub fn is_full(&self) -> bool {
         self.window.len() >= self.count_max || (self.bytes_max != 0 && self.bytes >= self.bytes_max)
     }

@@ -80,6 +80,7 @@
 
 #![forbid(unsafe_code)]
 
+mod blocks;
 pub mod codec;
 pub mod confchange;
 mod config;

@@ -8,11 +8,11 @@
 //!   index b, term known                    b+1 ... last
 //! ```
 
-use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::Bytes;
 
+use crate::blocks::Blocks;
 use crate::codec;
 use crate::types::{ConfState, Entry, HardState, Index, Snapshot, Term};
 
@@ -27,9 +27,9 @@ pub struct MemStorage {
     base_term: Term,
     /// As `ends`, just before the first entry.
     base_end: u64,
-    entries: VecDeque<Entry>,
+    entries: Blocks<Entry>,
     /// For each entry, payload bytes of all that were ever appended, up to its end.
-    ends: VecDeque<u64>,
+    ends: Blocks<u64>,
     /// What a follower in need gets instead of `snapshot`, if newer.
     offered: Option<Snapshot>,
     snapshot_unavailable: bool,
@@ -154,7 +154,7 @@ impl MemStorage {
         let kept = first.distance_from(self.first_index());
         self.entries.truncate(kept);
         self.ends.truncate(kept);
-        let mut end = self.ends.back().copied().unwrap_or(self.base_end);
+        let mut end = self.ends.last().copied().unwrap_or(self.base_end);
         self.ends.extend(entries.iter().map(|entry| {
             end += entry.data.len() as u64;
             end
@@ -198,8 +198,9 @@ impl MemStorage {
         }
         let term = self.term(index)?;
         let dropped = index.distance_from(self.base_index);
-        self.entries.drain(..dropped);
-        self.base_end = self.ends.drain(..dropped).next_back().unwrap_or(self.base_end);
+        self.base_end = self.end_of(index);
+        self.entries.drop_first(dropped);
+        self.ends.drop_first(dropped);
         self.base_index = index;
         self.base_term = term;
         Ok(())
@@ -212,11 +213,14 @@ impl MemStorage {
 
     /// Payload bytes of the entries behind `after` up to `to`, as far as they are here.
     pub fn payload_bytes(&self, after: Index, to: Index) -> u64 {
-        let end = |index: Index| {
-            let at = index.min(self.last_index()).0.saturating_sub(self.base_index.0);
-            at.checked_sub(1).map_or(self.base_end, |last| self.ends[last as usize])
-        };
-        end(to).saturating_sub(end(after))
+        self.end_of(to).saturating_sub(self.end_of(after))
+    }
+
+    /// Of the last entry up to `index`, or what comes before the first.
+    fn end_of(&self, index: Index) -> u64 {
+        let count = index.min(self.last_index()).0.saturating_sub(self.base_index.0) as usize;
+        let last = count.checked_sub(1).and_then(|last| self.ends.get(last));
+        last.copied().unwrap_or(self.base_end)
     }
 
     /// The first index behind which there are at most so many payload bytes up to `to`.
@@ -323,7 +327,10 @@ mod tests {
                 storage.compact(Index(compacted)).unwrap();
             }
             let naive = |after: u64, to: u64| -> u64 {
-                let here = storage.entries.iter().filter(|e| e.index.0 > after && e.index.0 <= to);
+                let here = storage
+                    .entries
+                    .range(0..storage.entries.len())
+                    .filter(|e| e.index.0 > after && e.index.0 <= to);
                 here.map(|e| e.data.len() as u64).sum()
             };
             for to in compacted..=10 {

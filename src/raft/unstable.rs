@@ -5,10 +5,9 @@
 //!                 | handed to storage | not handed out yet
 //! ```
 
-use std::collections::VecDeque;
-
 use norn_planted::planted;
 
+use crate::blocks::Blocks;
 use crate::sink::{LogSink, note};
 use crate::types::{Entry, Index, Snapshot, Term};
 
@@ -19,7 +18,7 @@ use crate::types::{Entry, Index, Snapshot, Term};
 pub(crate) struct Unstable {
     snapshot: Option<Snapshot>,
     snapshot_in_progress: bool,
-    entries: VecDeque<Entry>,
+    entries: Blocks<Entry>,
     offset: Index,
     offset_in_progress: Index,
 }
@@ -29,7 +28,7 @@ impl Unstable {
         Unstable {
             snapshot: None,
             snapshot_in_progress: false,
-            entries: VecDeque::new(),
+            entries: Blocks::default(),
             offset,
             offset_in_progress: offset,
         }
@@ -84,11 +83,7 @@ impl Unstable {
     }
 
     /// Entries `low..high`, all of which must be here.
-    pub(crate) fn range(
-        &self,
-        low: Index,
-        high: Index,
-    ) -> std::collections::vec_deque::Iter<'_, Entry> {
+    pub(crate) fn range(&self, low: Index, high: Index) -> impl ExactSizeIterator<Item = &Entry> {
         self.entries.range(low.distance_from(self.offset)..high.distance_from(self.offset))
     }
 
@@ -130,7 +125,7 @@ impl Unstable {
             );
             return;
         }
-        self.entries.drain(..index.next().distance_from(self.offset));
+        self.entries.drop_first(index.next().distance_from(self.offset));
         self.offset = index.next();
         self.offset_in_progress = self.offset_in_progress.max(self.offset);
     }

@@ -86,6 +86,31 @@ fn a_member_that_applies_too_slowly_takes_no_proposals() {
 }
 
 #[test]
+fn a_member_that_comes_back_is_sent_so_much_at_once() {
+    let (mut world, leader, [behind, _]) = three(|config| {
+        config.message_bytes_max = 2_000;
+        config.limits.inflight_bytes = 10_000;
+    });
+    world.cut.extend([(leader, behind), (behind, leader)]);
+    for _ in 0..100 {
+        world.put(leader, "k", &"v".repeat(1_000));
+    }
+    world.cut.clear();
+    let on_the_way = |world: &World| {
+        let all = world.node(leader).holdings();
+        all.iter().find(|held| held.what == "entries on their way to a member").unwrap().count
+    };
+    let mut most = 0;
+    while gap(&world, behind) > 0 || world.node(behind).applied() < world.node(leader).applied() {
+        if !world.deliver() {
+            world.run(10);
+        }
+        most = most.max(on_the_way(&world));
+    }
+    assert!((8_000..=12_000).contains(&most), "{most}");
+}
+
+#[test]
 fn a_lease_costs_64_bytes_of_the_quota() {
     const QUOTA: u64 = 30_000;
     let mut world = World::new(1, |config| config.quota_bytes = QUOTA as i64);

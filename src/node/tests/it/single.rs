@@ -123,6 +123,31 @@ impl<M: prost::Message> Encode for M {
     }
 }
 
+/// Giving back the memory of a million entries at once would hold everybody up.
+#[test]
+fn the_log_in_memory_is_forgotten_in_pieces() {
+    let entries = 40_000;
+    let mut world = World::new(1, |config| {
+        (config.memory_entries, config.catch_up_entries) = (entries, 10);
+    });
+    let id = world.until_serving();
+    let first = |world: &World| world.node(id).raft().storage().first_index().0;
+    while first(&world) == 1 {
+        assert!(world.node(id).applied() <= entries + 1);
+        puts(&mut world, id, 1);
+    }
+    // (The put, and what it had written, were a turn each.)
+    assert!(first(&world) <= 1 + 2 * 8_192);
+    let mut pieces = Vec::new();
+    while world.node(id).deadline() <= world.now {
+        let before = first(&world);
+        world.input(id, Input::Wake);
+        pieces.push(first(&world) - before);
+    }
+    assert!(pieces.len() > 1 && pieces.iter().all(|count| *count <= 8_192), "{pieces:?}");
+    assert_eq!(first(&world) + 9, world.node(id).applied(), "and all of it: {pieces:?}");
+}
+
 #[test]
 fn refusals_have_etcds_errors() {
     let (mut world, id) = one();

@@ -162,12 +162,17 @@ impl World {
 
     /// Delivers messages until there are none.
     pub fn settle(&mut self) {
-        while let Some(message) = self.network.pop_front() {
-            let (from, to) = (message.from.0, message.to.0);
-            if self.nodes.contains_key(&to) && !self.cut.contains(&(from, to)) {
-                self.input(to, Input::Peer(message));
-            }
+        while self.deliver() {}
+    }
+
+    /// Delivers one message, or loses it; `false` if there is none.
+    pub fn deliver(&mut self) -> bool {
+        let Some(message) = self.network.pop_front() else { return false };
+        let (from, to) = (message.from.0, message.to.0);
+        if self.nodes.contains_key(&to) && !self.cut.contains(&(from, to)) {
+            self.input(to, Input::Peer(message));
         }
+        true
     }
 
     /// Lets time pass in steps of ten milliseconds.
