@@ -23,8 +23,9 @@ use crate::metrics::DiskMetrics;
 const READERS_MAX: usize = 256;
 /// For a read of so much memory is taken without asking whether the file has as much: most reads are of one block of the cache.
 const UNASKED_BYTES: usize = 64 << 10;
-/// Zeros are written in pieces of this size.
-const ZERO_BYTES: usize = 1 << 20;
+/// What nobody waits for is written in pieces of this size: each takes memory from the system, page by page, and until a system call
+/// returns no other thread gets its core (with a kernel that preempts nobody there): a log's write, for one.
+const PIECE_BYTES: usize = 64 << 10;
 /// So much that was written to a file and not synced is synced though nobody asks for it: what the system has to bring to the disk at
 /// once, the log's syncs wait for (a spare segment of the log is 64 MB of zeros).
 const PACE_BYTES: u64 = 1 << 20;
@@ -302,8 +303,9 @@ impl Disk for FileDisk {
 const PIECES_MAX: usize = 256;
 
 /// How many of the first operations are writes of which each begins where the one before ends.
-fn contiguous(ops: &[DiskOp]) -> usize {
+fn contiguous(ops: &[DiskOp], bytes_max: usize) -> usize {
     let mut end = None;
+    let mut bytes = 0;
     ops.iter()
         .take(PIECES_MAX)
         .take_while(|op| {
@@ -311,7 +313,8 @@ fn contiguous(ops: &[DiskOp]) -> usize {
             let begins = (file, *offset);
             let continues = end.is_none_or(|end| end == begins);
             end = Some((file, offset + data.len() as u64));
-            continues
+            bytes += data.len();
+            continues && bytes <= bytes_max
         })
         .count()
 }
@@ -342,9 +345,13 @@ impl Writer {
         if self.root.latched.load(Ordering::Acquire) {
             return (0, Err(DiskError::Latched));
         }
+        let bytes_max = match batch.queue {
+            DiskQueue::Log => usize::MAX,
+            DiskQueue::Bulk => PIECE_BYTES,
+        };
         let mut ops = &batch.ops[..];
         while let Some(op) = ops.first() {
-            let run = contiguous(ops);
+            let run = contiguous(ops, bytes_max);
             let result = if run > 1 { self.write_run(&ops[..run]) } else { self.run(op) };
             if let Err(error) = result {
                 if !matches!(error, DiskError::NoSpace { .. }) {
@@ -445,13 +452,18 @@ impl Writer {
             DiskOp::Write { file, offset, data } => {
                 let started = Instant::now();
                 let handle = self.handle(file)?;
-                let result = handle.write_all_at(data, *offset);
+                let mut at = *offset;
+                let result = data.chunks(PIECE_BYTES).try_for_each(|piece| {
+                    handle.write_all_at(piece, at)?;
+                    at += piece.len() as u64;
+                    Ok(())
+                });
                 self.root.metrics.wrote(started.elapsed(), data.len(), file.as_str());
                 result.map_err(|error| failed(file, "write", &error))?;
                 self.pace(file, data.len() as u64)
             }
             DiskOp::Zero { file, offset, len } => {
-                let zeros = vec![0; ZERO_BYTES.min(*len as usize)];
+                let zeros = vec![0; PIECE_BYTES.min(*len as usize)];
                 let mut at = 0;
                 while at < *len {
                     let n = (*len - at).min(zeros.len() as u64) as usize;
@@ -587,9 +599,18 @@ mod tests {
             data: Bytes::from_static(data),
         };
         let ops = [write("a", 0, b"one"), write("a", 3, b"two"), write("a", 7, b"x")];
-        assert_eq!(contiguous(&ops), 2, "a gap");
-        assert_eq!(contiguous(&[write("a", 0, b"one"), write("b", 3, b"two")]), 1, "another file");
-        assert_eq!(contiguous(&[DiskOp::Sync { file: name("a") }]), 0);
+        assert_eq!(contiguous(&ops, usize::MAX), 2, "a gap");
+        assert_eq!(
+            (contiguous(&ops, 6), contiguous(&ops, 5)),
+            (2, 1),
+            "as many bytes as asked for"
+        );
+        assert_eq!(
+            contiguous(&[write("a", 0, b"one"), write("b", 3, b"two")], usize::MAX),
+            1,
+            "another file"
+        );
+        assert_eq!(contiguous(&[DiskOp::Sync { file: name("a") }], usize::MAX), 0);
 
         let dir = tempfile::tempdir().unwrap();
         let mut disk = open(dir.path());
