@@ -11,6 +11,7 @@ use crate::body::Body;
 use crate::client::{PLAIN, page};
 use crate::config::ServerConfig;
 use crate::core::Core;
+use crate::go_paths;
 use crate::profiles::{MOMENTS, Moment, status_bytes};
 use crate::runtime::profile::Sampling;
 use crate::runtime::time;
@@ -61,10 +62,9 @@ pub async fn serve(core: &Core, config: &ServerConfig, uri: &Uri) -> Option<Resp
 
 /// Where the CPU time goes for so many `seconds`.
 async fn profile(query: &str) -> Response<Body> {
-    let seconds = query.split('&').find_map(|pair| pair.strip_prefix("seconds="));
     // (What is no number counts for none, as in Go.)
-    let seconds = seconds.and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
-    let seconds = seconds.unwrap_or(PROFILE_SECONDS);
+    let seconds = number(query, "seconds").filter(|seconds| *seconds > 0);
+    let seconds = seconds.map_or(PROFILE_SECONDS, i64::unsigned_abs);
     if seconds > PROFILE_SECONDS_MAX {
         let text = format!("profile duration exceeds {PROFILE_SECONDS_MAX} seconds\n");
         return page(400, PLAIN, text);
@@ -101,8 +101,11 @@ fn attachment(name: &str, profile: Vec<u8>) -> Response<Body> {
 
 /// `?debug=1` and above.
 fn is_for_people(query: &str) -> bool {
-    let level = query.split('&').find_map(|pair| pair.strip_prefix("debug="));
-    level.and_then(|level| level.parse::<i64>().ok()).is_some_and(|level| level != 0)
+    number(query, "debug").is_some_and(|level| level != 0)
+}
+
+fn number(query: &str, name: &str) -> Option<i64> {
+    go_paths::asked(query, name).first()?.parse().ok()
 }
 
 fn index() -> String {

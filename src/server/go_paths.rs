@@ -1,4 +1,4 @@
-//! Paths as Go's http.ServeMux reads them: one that is not clean, or names a folder without its slash, is sent elsewhere.
+//! Paths and queries as Go's net/http reads them: a path that is not clean, or names a folder without its slash, is sent elsewhere.
 
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Method, Response, Uri};
@@ -103,6 +103,19 @@ fn html_escaped(text: &str) -> String {
         .replace('\'', "&#39;")
 }
 
+/// The values that a query has for a name.
+pub fn asked(query: &str, name: &str) -> Vec<String> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    // (Go throws a pair away that it cannot read, and a semicolon is none of its business any more.)
+    let pairs = pairs.filter(|(key, value)| !key.contains(';') && !value.contains(';'));
+    let plain = |text: &str| unescaped(&text.replace('+', " "));
+    pairs
+        .filter_map(|(key, value)| Some((plain(key)?, plain(value)?)))
+        .filter(|(key, _)| key == name)
+        .map(|(_, value)| value)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,5 +136,14 @@ mod tests {
         }
         assert_eq!(unescaped("/r%61nge%2f"), Some("/range/".to_owned()));
         assert_eq!((unescaped("/%6"), unescaped("/%zz"), unescaped("/%+1")), (None, None, None));
+    }
+
+    #[test]
+    fn of_a_query_goes_what_go_cannot_read() {
+        let query = "a=1&b=%32+x&a=3;&a=%z&a&ab=4";
+        assert_eq!(
+            (asked(query, "a"), asked(query, "b")),
+            (vec!["1".into(), "".into()], vec!["2 x".into()])
+        );
     }
 }

@@ -158,22 +158,9 @@ pub fn version(core: &Core) -> String {
     })
 }
 
-/// The values that a query has for a name.
-fn asked(query: &str, name: &str) -> Vec<String> {
-    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    // (Go throws a pair away that it cannot read, and a semicolon is none of its business any more.)
-    let pairs = pairs.filter(|(key, value)| !key.contains(';') && !value.contains(';'));
-    let plain = |text: &str| go_paths::unescaped(&text.replace('+', " "));
-    pairs
-        .filter_map(|(key, value)| Some((plain(key)?, plain(value)?)))
-        .filter(|(key, _)| key == name)
-        .map(|(_, value)| value)
-        .collect()
-}
-
 async fn health(core: &Rc<Core>, query: &str) -> Response<Body> {
-    let excluded = asked(query, "exclude");
-    let serializable = asked(query, "serializable");
+    let excluded = go_paths::asked(query, "exclude");
+    let serializable = go_paths::asked(query, "serializable");
     let is_serializable = serializable.first().is_some_and(|value| value == "true");
     let reason = match alarm(core, |name| excluded.iter().any(|other| other == name)) {
         Some(alarm) => Some(format!("ALARM {alarm}")),
@@ -228,8 +215,8 @@ async fn probes(
     only: Option<&str>,
     query: &str,
 ) -> Response<Body> {
-    let excluded = asked(query, "exclude");
-    let is_verbose = !asked(query, "verbose").is_empty();
+    let excluded = go_paths::asked(query, "exclude");
+    let is_verbose = !go_paths::asked(query, "verbose").is_empty();
     let mut lines = String::new();
     let mut failed = false;
     for check in checks(kind).unwrap_or_default() {
