@@ -5,7 +5,7 @@
 //!   [. . c d]  [e f g h]  [i j]      the first and the last block may be short, those between are full
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{VecDeque, vec_deque};
 use std::ops::Range;
 
 /// Elements per block: what is copied at once while a block grows, and freed at once.
@@ -34,9 +34,17 @@ impl<T> Blocks<T> {
     }
 
     pub(crate) fn get(&self, at: usize) -> Option<&T> {
-        let first = self.blocks.front()?;
-        let Some(behind) = at.checked_sub(first.len()) else { return first.get(at) };
-        self.blocks.get(1 + behind / BLOCK)?.get(behind % BLOCK)
+        let (block, within) = self.place(at);
+        self.blocks.get(block)?.get(within)
+    }
+
+    /// In which block it is, or would be, and where there.
+    fn place(&self, at: usize) -> (usize, usize) {
+        let first = self.blocks.front().map_or(0, VecDeque::len);
+        match at.checked_sub(first) {
+            Some(behind) => (1 + behind / BLOCK, behind % BLOCK),
+            None => (0, at),
+        }
     }
 
     pub(crate) fn last(&self) -> Option<&T> {
@@ -47,15 +55,11 @@ impl<T> Blocks<T> {
     /// If there are not that many.
     pub(crate) fn range(&self, range: Range<usize>) -> impl ExactSizeIterator<Item = &T> {
         assert!(range.end <= self.len, "{range:?} of {}", self.len);
-        range.map(|at| self.get(at).expect("it is within the length"))
-    }
-
-    pub(crate) fn push(&mut self, element: T) {
-        match self.blocks.back_mut().filter(|last| last.len() < BLOCK) {
-            Some(last) => last.push_back(element),
-            None => self.blocks.push_back(VecDeque::from([element])),
-        }
-        self.len += 1;
+        let (block, within) = self.place(range.start);
+        let mut blocks = self.blocks.range(block.min(self.blocks.len())..);
+        let block =
+            blocks.next().map_or_else(vec_deque::Iter::default, |first| first.range(within..));
+        Iter { block, blocks, left: range.len() }
     }
 
     /// Drops all but the first `len`.
@@ -113,9 +117,44 @@ impl<T> Blocks<T> {
 
 impl<T> Extend<T> for Blocks<T> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, elements: I) {
-        elements.into_iter().for_each(|element| self.push(element));
+        let mut elements = elements.into_iter().peekable();
+        while elements.peek().is_some() {
+            if self.blocks.back().is_none_or(|last| last.len() == BLOCK) {
+                self.blocks.push_back(VecDeque::new());
+            }
+            let Some(last) = self.blocks.back_mut() else { return };
+            let before = last.len();
+            last.extend(elements.by_ref().take(BLOCK - before));
+            self.len += last.len() - before;
+        }
     }
 }
+
+struct Iter<'a, T> {
+    block: vec_deque::Iter<'a, T>,
+    blocks: vec_deque::Iter<'a, VecDeque<T>>,
+    left: usize,
+}
+
+impl<'a, T> Iterator for Iter<'a, T> {
+    type Item = &'a T;
+
+    fn next(&mut self) -> Option<&'a T> {
+        self.left = self.left.checked_sub(1)?;
+        loop {
+            match self.block.next() {
+                Some(element) => return Some(element),
+                None => self.block = self.blocks.next()?.iter(),
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl<T> ExactSizeIterator for Iter<'_, T> {}
 
 #[cfg(test)]
 mod tests {
