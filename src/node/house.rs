@@ -24,7 +24,7 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 const CHECKPOINT_STRETCH: u64 = 10;
 /// Bytes the collector reads per step, on the node's thread: about a millisecond of a fast disk.
 const COLLECT_BYTES: u64 = 512 << 10;
-/// Entries that are forgotten per turn: half a millisecond. (More if more were applied.)
+/// Entries that are forgotten per turn: a quarter of a millisecond. (More if more were applied.)
 const FORGET_ENTRIES: u64 = 8_192;
 /// How long the log is kept after a member was sent a snapshot, so that it can go on from there.
 const SNAPSHOT_GRACE_MS: u64 = 30_000;
@@ -194,7 +194,7 @@ impl<R: Reader> Node<R> {
         let storage = self.raft.storage_mut();
         let base = storage.first_index().0 - 1;
         if self.house.forget_to > base {
-            // (So does this.)
+            // (It refuses only what was done before.)
             let _ = storage.compact(Index(self.house.forget_to.min(base + count)));
         }
     }
