@@ -23,8 +23,8 @@ use crate::metrics::DiskMetrics;
 const READERS_MAX: usize = 256;
 /// For a read of so much memory is taken without asking whether the file has as much: most reads are of one block of the cache.
 const UNASKED_BYTES: usize = 64 << 10;
-/// What nobody waits for is written in pieces of this size: each takes memory from the system, page by page, and until a system call
-/// returns no other thread gets its core (with a kernel that preempts nobody there): a log's write, for one.
+/// Large writes go in pieces of this size, those of the log aside that continue each other: each takes memory from the system, page by
+/// page, and until a system call returns no other thread gets its core (with a kernel that preempts nobody there), the log's for one.
 const PIECE_BYTES: usize = 64 << 10;
 /// So much that was written to a file and not synced is synced though nobody asks for it: what the system has to bring to the disk at
 /// once, the log's syncs wait for (a spare segment of the log is 64 MB of zeros).
@@ -654,6 +654,34 @@ mod tests {
     }
 
     /// A snapshot replaces files that another thread has open.
+    /// In pieces on the way, whole in the file.
+    #[test]
+    fn large_writes_and_zeros_are_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = open(dir.path());
+        let file = name("a");
+        let len = 3 * PIECE_BYTES + 17;
+        // (No two pieces of it are the same.)
+        let mut content: Vec<u8> = (0..len as u32).flat_map(u32::to_le_bytes).take(len).collect();
+        let (first, rest) = content.split_at(10);
+        let (zeroed, zeros) = (1_000, 2 * PIECE_BYTES + 5);
+        let write = |offset: u64, data: &[u8]| DiskOp::Write {
+            file: file.clone(),
+            offset,
+            data: Bytes::copy_from_slice(data),
+        };
+        let ops = vec![
+            DiskOp::Create { file: file.clone() },
+            write(0, first),
+            write(10, rest),
+            DiskOp::Zero { file: file.clone(), offset: zeroed as u64, len: zeros as u64 },
+        ];
+        disk.submit(DiskBatch { id: BatchId(1), queue: DiskQueue::Bulk, ops });
+        assert_eq!(wait(&disk).result, Ok(()));
+        content[zeroed..zeroed + zeros].fill(0);
+        assert!(disk.read_at(&file, 0, 2 * len).unwrap() == content);
+    }
+
     #[test]
     fn a_replaced_file_is_written_under_its_name() {
         let dir = tempfile::tempdir().unwrap();
