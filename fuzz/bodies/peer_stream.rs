@@ -1,11 +1,13 @@
 //! The streams between members, and a posted snapshot: any bytes in any pieces, and messages there and back.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use norn_raft::codec::RESPONSES_MAX;
 use norn_raft::{
     ConfState, Entry, EntryKind, Index, Message, MessageKind, NodeId, Snapshot, Term, codec,
 };
-use norn_server::peer_codec::{BadHead, BadStream, Decoder, Encoder, SnapshotHead, StreamKind};
+use norn_server::peer_codec::{
+    BadHead, BadStream, Decoder, Encoder, Pieces, SnapshotHead, StreamKind,
+};
 
 use crate::choices::Choices;
 use crate::memory;
@@ -141,7 +143,7 @@ fn codecs(bytes: &[u8]) {
 fn there_and_back(kind: StreamKind, choices: &mut Choices<'_>) {
     let step = 1 + choices.below(40);
     let mut encoder = Encoder::new(kind);
-    let mut wire = BytesMut::new();
+    let mut wire = Vec::new();
     let mut sent = Vec::new();
     let (mut term, mut index) = (1, 0);
     while !choices.is_done() && sent.len() < 60 {
@@ -178,7 +180,9 @@ fn there_and_back(kind: StreamKind, choices: &mut Choices<'_>) {
         if kind == StreamKind::Message {
             other_fields(&mut message, choices);
         }
-        encoder.encode(&message, &mut wire);
+        let mut pieces = Pieces::default();
+        encoder.encode(&message, &mut pieces);
+        wire.extend(pieces.into_whole().concat());
         sent.push(message);
     }
     let (got, error) = decode(kind, &wire, step);

@@ -16,6 +16,10 @@ const MESSAGE_BYTES_MAX: u64 = 512 << 20;
 /// A message that says nothing: heartbeat from nobody to nobody.
 const KEEP_ALIVE: [u8; 2] = [0x08, 0x08];
 
+/// From this many bytes on a new piece is begun. One piece for all that a member missed, megabytes at once, was copied as it grew and
+/// took fresh memory each time: half of the leader's thread went into that while a member caught up.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// The message in front of a snapshot: what a cluster with very many members and a long v2 store could make of it, many times over.
 const SNAPSHOT_HEAD_BYTES_MAX: u64 = 64 << 20;
 
@@ -103,7 +107,7 @@ impl Encoder {
         Encoder { kind, at: Position::default() }
     }
 
-    pub fn encode(&mut self, message: &Message, out: &mut BytesMut) {
+    pub fn encode(&mut self, message: &Message, out: &mut Pieces) {
         if self.kind == StreamKind::Message {
             return put_message(message, out);
         }
@@ -111,19 +115,19 @@ impl Encoder {
             && message.log_term.0 == self.at.term
             && message.term.0 == self.at.term;
         if goes_on {
-            out.put_u8(1);
-            out.put_u64(message.entries.len() as u64);
-            let mut scratch = Vec::new();
+            let head = out.room(9);
+            head.put_u8(1);
+            head.put_u64(message.entries.len() as u64);
             for entry in &message.entries {
-                scratch.clear();
-                codec::encode_entry_into(entry, &mut scratch);
-                out.put_u64(scratch.len() as u64);
-                out.put_slice(&scratch);
+                let len = codec::entry_len(entry);
+                let body = out.room(8 + len);
+                body.put_u64(len as u64);
+                codec::encode_entry_into(entry, body);
             }
-            out.put_u64(message.commit.0);
+            out.room(8).put_u64(message.commit.0);
             self.at.index += message.entries.len() as u64;
         } else {
-            out.put_u8(2);
+            out.room(1).put_u8(2);
             put_message(message, out);
             self.at = position_after(message);
         }
@@ -135,11 +139,35 @@ fn position_after(message: &Message) -> Position {
     Position { term: message.term.0, index }
 }
 
-fn put_message(message: &Message, out: &mut BytesMut) {
-    let mut scratch = Vec::with_capacity(codec::message_len(message));
-    codec::encode_message_into(message, &mut scratch);
-    out.put_u64(scratch.len() as u64);
-    out.put_slice(&scratch);
+fn put_message(message: &Message, out: &mut Pieces) {
+    let len = codec::message_len(message);
+    let body = out.room(8 + len);
+    body.put_u64(len as u64);
+    codec::encode_message_into(message, body);
+}
+
+/// What goes into a stream, cut anywhere between two writes.
+#[derive(Clone, Debug, Default)]
+pub struct Pieces {
+    whole: Vec<Bytes>,
+    open: Vec<u8>,
+}
+
+impl Pieces {
+    /// Where the next `len` bytes go.
+    fn room(&mut self, len: usize) -> &mut Vec<u8> {
+        if !self.open.is_empty() && self.open.len() + len > PIECE_BYTES {
+            let next = Vec::with_capacity(PIECE_BYTES.max(len));
+            self.whole.push(std::mem::replace(&mut self.open, next).into());
+        }
+        self.open.reserve(len);
+        &mut self.open
+    }
+
+    pub fn into_whole(mut self) -> Vec<Bytes> {
+        self.whole.push(self.open.into());
+        self.whole
+    }
 }
 
 /// Cuts a stream into messages. Keep-alives are swallowed.
@@ -318,10 +346,10 @@ mod tests {
             [(StreamKind::MsgApp, appends), (StreamKind::Message, vec![heartbeat; 3])]
         {
             let mut encoder = Encoder::new(kind);
-            let mut wire = BytesMut::new();
+            let mut wire = Vec::new();
             for message in &messages {
                 wire.put_slice(&kind.keep_alive());
-                encoder.encode(message, &mut wire);
+                wire.extend(encoded(&mut encoder, message).concat());
             }
             for step in [1, 2, 7, 1000] {
                 let mut decoder = Decoder::new(kind, 1, 2);
@@ -334,6 +362,37 @@ mod tests {
                 }
                 assert_eq!(got, messages, "in pieces of {step}");
             }
+        }
+    }
+
+    fn encoded(encoder: &mut Encoder, message: &Message) -> Vec<Bytes> {
+        let mut pieces = Pieces::default();
+        encoder.encode(message, &mut pieces);
+        pieces.into_whole()
+    }
+
+    #[test]
+    fn what_a_member_missed_goes_in_pieces() {
+        let mut large = append(3, 3, 12, 2_000, 10);
+        large.entries[7].data = Bytes::from(vec![8; 3 * PIECE_BYTES]);
+        for (kind, first) in [(StreamKind::MsgApp, 12), (StreamKind::Message, 0)] {
+            let mut encoder = Encoder::new(kind);
+            encoder.at = Position { term: 3, index: first };
+            let pieces = encoded(&mut encoder, &large);
+            if kind == StreamKind::MsgApp {
+                let sizes: Vec<usize> = pieces.iter().map(Bytes::len).collect();
+                let (longest, others) = (3 * PIECE_BYTES, PIECE_BYTES - 2_100..=PIECE_BYTES);
+                assert_eq!(sizes.iter().filter(|len| **len > longest).count(), 1, "{sizes:?}");
+                let like_others = sizes.iter().filter(|len| others.contains(*len)).count();
+                assert!(like_others > 25 && like_others + 3 >= sizes.len(), "{sizes:?}");
+            }
+            let mut decoder = Decoder::new(kind, 1, 2);
+            decoder.at = Position { term: 3, index: first };
+            for piece in pieces {
+                assert_eq!(decoder.next_message(), Ok(None), "not before all of it is there");
+                decoder.push(&piece);
+            }
+            assert!(decoder.next_message() == Ok(Some(large.clone())));
         }
     }
 

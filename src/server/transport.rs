@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderValue;
 use http_body_util::{BodyExt, Full};
 use norn_node::{Input, Member, SERVER_VERSION, parse_version};
@@ -19,13 +19,13 @@ use crate::client;
 use crate::core::Core;
 use crate::log::Value;
 use crate::metrics::NetworkMetrics;
-use crate::peer_codec::{Decoder, Encoder, StreamKind};
+use crate::peer_codec::{Decoder, Encoder, Pieces, StreamKind};
 use crate::runtime::sync::mpsc;
 use crate::runtime::task::JoinHandle;
 use crate::runtime::time::Instant;
 use crate::runtime::{self, task, time};
 
-/// Pieces (one per turn and stream) that wait for a connection. Beyond it messages are dropped: raft repairs that.
+/// Pieces (one per turn and stream, more only of many entries) that wait for a connection. Beyond it messages are dropped: raft repairs that.
 pub const QUEUE_MAX: usize = 4096;
 /// Posts on their way to one member.
 const POSTS_MAX: usize = 64;
@@ -191,9 +191,9 @@ impl Transport {
         Some(receiver)
     }
 
-    /// Sends the messages of one turn: for each stream one piece.
+    /// Sends the messages of one turn.
     pub fn send(self: &Rc<Self>, core: &Rc<Core>, messages: Vec<Message>) {
-        let mut pieces: BTreeMap<(u64, StreamKind), BytesMut> = BTreeMap::new();
+        let mut pieces: BTreeMap<(u64, StreamKind), Pieces> = BTreeMap::new();
         let mut peers = self.peers.borrow_mut();
         for message in messages {
             let to = message.to.0;
@@ -210,17 +210,18 @@ impl Transport {
             };
             match peer.writers.get_mut(&kind) {
                 Some(writer) => {
-                    let piece = pieces.entry((to, kind)).or_default();
-                    writer.encoder.encode(&message, piece);
+                    writer.encoder.encode(&message, pieces.entry((to, kind)).or_default());
                 }
                 None => self.post(core, &peer.urls, &peer.posts, message),
             }
         }
-        for ((to, kind), piece) in pieces {
+        for ((to, kind), pieces) in pieces {
             let Some(peer) = peers.get_mut(&to) else { continue };
             let Some(writer) = peer.writers.get_mut(&kind) else { continue };
-            let len = piece.len();
-            if writer.parts.try_send(Part::Raw(piece.freeze())).is_ok() {
+            let pieces = pieces.into_whole();
+            let len = pieces.iter().map(Bytes::len).sum();
+            let mut pieces = pieces.into_iter();
+            if pieces.all(|piece| writer.parts.try_send(Part::Raw(piece)).is_ok()) {
                 self.metrics.sent(to, len);
             } else {
                 // Full or closed: what the other side knows of the encoder's position is lost with it.
