@@ -22,11 +22,19 @@ pub trait Ports {
 pub struct Host<D, R> {
     node: Node<R>,
     disk: D,
+    install: fn(&mut Node<R>, &mut D),
 }
 
 impl<D: Disk, R: Reader> Host<D, R> {
     pub fn new(node: Node<R>, disk: D) -> Host<D, R> {
-        Host { node, disk }
+        Host { node, disk, install: Node::install }
+    }
+
+    /// Who calls [`Node::install`], and on which thread.
+    #[must_use]
+    pub fn installed_by(mut self, install: fn(&mut Node<R>, &mut D)) -> Host<D, R> {
+        self.install = install;
+        self
     }
 
     pub fn node(&self) -> &Node<R> {
@@ -72,7 +80,7 @@ impl<D: Disk, R: Reader> Host<D, R> {
                 }
                 self.node.advance(ticket);
             } else if self.node.wants_install() {
-                self.node.install(&mut self.disk);
+                (self.install)(&mut self.node, &mut self.disk);
             } else {
                 return self.node.deadline();
             }

@@ -138,7 +138,7 @@ async fn start(config: Rc<ServerConfig>, log: Rc<Log>) -> Result<End, String> {
     let transport = Transport::new(config.advertise_peer_urls.clone());
     transport.set_identity(node.id(), node.cluster_id(), &remotes);
     let core = Core::new(
-        Host::new(node, disk),
+        Host::new(node, disk).installed_by(runtime::install),
         wake,
         started,
         Rc::clone(&log),

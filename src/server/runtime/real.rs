@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use norn_node::{Config, Input, Node};
 use norn_raft::Message;
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
 pub use tokio::select;
 
 pub mod net;
@@ -64,6 +66,28 @@ pub mod signal {
 pub fn block_on<F: Future>(program: F) -> std::io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(tokio::task::LocalSet::new().block_on(&runtime, program))
+}
+
+/// How much of a core a received snapshot may have where others want it as well: a tenth of what they have. (It gives way to other
+/// members on the machine, not to anything on this one: whoever needs it waits for it.)
+const INSTALL_NICE: i32 = 10;
+
+/// Lets a node take in a snapshot, on a thread that gives way to others. This one waits for it.
+pub fn install(node: &mut Node<disk::Reader>, disk: &mut disk::Disk) {
+    let mut is_done = false;
+    std::thread::scope(|scope| {
+        let gentle = std::thread::Builder::new().name("norn-install".into());
+        let _ = gentle.spawn_scoped(scope, || {
+            // (Where that is not allowed, it is as fast as the others.)
+            let _ = setpriority_process(Some(gettid()), INSTALL_NICE);
+            node.install(disk);
+            is_done = true;
+        });
+    });
+    // (Where no thread could be had.)
+    if !is_done {
+        node.install(disk);
+    }
 }
 
 /// Another one for every process and start.

@@ -265,6 +265,10 @@ pub fn block_on<F: Future>(_: F) -> std::io::Result<F::Output> {
     Err(std::io::Error::other("built for the simulation (--cfg madsim): norn-sim runs this"))
 }
 
+pub fn install(node: &mut Node<disk::Reader>, disk: &mut disk::Disk) {
+    node.install(disk);
+}
+
 pub fn seed() -> u64 {
     let host = here();
     with(|world| host.map_or(1, |host| world.fate.seed(host)))
