@@ -265,6 +265,7 @@ impl<R: Reader> Node<R> {
         self.applied_term = log.term();
         self.house.checkpoint_index = self.applied;
         self.house.checkpoint_appended = log.appended_bytes();
+        self.house.is_saving = false;
         self.house.memory_index = self.applied;
         self.work.has_applied = false;
         // What was appended to the old log is part of nothing any more.

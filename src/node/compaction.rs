@@ -12,8 +12,10 @@ impl<R: Reader> Node<R> {
 
     fn compaction_can_go_on(&self) -> bool {
         // An export reads history: what it still has to read must not die under it. An index image counts only if
-        // nothing dies before its checkpoint.
-        self.store.is_compacting() && !self.exports.is_busy() && !self.images.is_busy()
+        // nothing dies before its checkpoint. What was said about deaths would have to be said again.
+        let others_done =
+            !self.exports.is_busy() && !self.images.is_busy() && !self.house.is_saving;
+        self.store.is_compacting() && others_done
     }
 
     pub(crate) fn compact_some(&mut self) {

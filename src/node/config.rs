@@ -53,7 +53,7 @@ pub struct Config {
     /// Bytes appended to the revision log that make a new index image worth its write, at the least: a restart that finds no image
     /// reads them in a tenth of a second.
     pub image_debt_bytes: u64,
-    /// Bytes of an index image encoded per turn: a fraction of a millisecond of work.
+    /// Bytes of an index image, or of what a checkpoint says about deaths, encoded per turn at most: a fraction of a millisecond of work.
     pub image_step_bytes: usize,
     pub auto_compaction: AutoCompaction,
     /// Records that a compaction looks at in one piece, about: a thousand are two milliseconds, where keys have long pasts.

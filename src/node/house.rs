@@ -36,6 +36,9 @@ pub(crate) struct House {
     pub(crate) checkpoint_appended: u64,
     checkpoint_at: Time,
     pub(crate) is_checkpointing: bool,
+    /// A checkpoint is due: what it has to say about deaths is said, a piece per turn.
+    pub(crate) is_saving: bool,
+    saver: Pace,
     /// To be recorded in the WAL with the next write: a checkpoint is durable.
     pub(crate) record: Option<WalSnapshot>,
     pub(crate) is_preparing: bool,
@@ -97,7 +100,8 @@ impl<R: Reader> Node<R> {
     }
 
     fn can_collect(&self) -> bool {
-        let others_done = !self.exports.is_busy() && !self.images.is_busy();
+        let others_done =
+            !self.exports.is_busy() && !self.images.is_busy() && !self.house.is_saving;
         !self.house.is_collecting && others_done && !self.store.is_compacting()
     }
 
@@ -118,7 +122,7 @@ impl<R: Reader> Node<R> {
         self.house.collects_more = self.house.is_collecting;
     }
 
-    /// Takes a checkpoint if one is due; if an index image is due too, first that.
+    /// Takes a checkpoint if one is due: what it says about deaths comes first, in pieces, then an index image if that is due too.
     fn check_point(&mut self) {
         if self.house.is_checkpointing {
             return;
@@ -131,6 +135,21 @@ impl<R: Reader> Node<R> {
             }
             return;
         }
+        if !self.house.is_saving && !self.checkpoint_is_due() {
+            return;
+        }
+        self.house.is_saving = self.save_some();
+        if self.house.is_saving {
+            return;
+        }
+        if self.image_is_due() {
+            self.begin_image();
+        } else {
+            self.checkpoint();
+        }
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
         let appended = self.backend.log.appended_bytes() - self.house.checkpoint_appended;
         let entries = self.applied - self.house.checkpoint_index;
         let count = self.config.snapshot_count;
@@ -140,14 +159,28 @@ impl<R: Reader> Node<R> {
         let is_due = (appended >= CHECKPOINT_BYTES && entries > 0)
             || (is_worth_it && entries >= count)
             || entries >= count.saturating_mul(CHECKPOINT_STRETCH);
-        if !is_due || self.applied == 0 {
-            return;
+        is_due && self.applied > 0
+    }
+
+    /// When the next piece about deaths may be said, if there is one.
+    pub(crate) fn saving_due(&self) -> Option<Time> {
+        (self.house.is_saving && self.may_keep_house())
+            .then(|| self.due(self.house.saver, self.config.work_pause_ms))
+    }
+
+    /// Says the next piece, if it is time. True: there is more to say.
+    fn save_some(&mut self) -> bool {
+        if !self.backend.log.has_unsaved() {
+            return false;
         }
-        if self.image_is_due() {
-            self.begin_image();
-        } else {
-            self.checkpoint();
+        if self.due(self.house.saver, self.config.work_pause_ms) > self.now {
+            return true;
         }
+        self.house.saver.stepped(self.now);
+        let step_bytes = self.config.image_step_bytes;
+        let more = self.backend.log.save_some(step_bytes, &mut self.work.bulk_ops);
+        self.work.bulk_parts.push(BulkPart::Other);
+        more
     }
 
     fn checkpoint(&mut self) {

@@ -224,8 +224,13 @@ impl<R: Reader> Node<R> {
         if self.has_background_work() {
             return self.now;
         }
-        let due =
-            [self.compaction_due(), self.export_due(), self.image_due(), self.collector_due()];
+        let due = [
+            self.compaction_due(),
+            self.export_due(),
+            self.image_due(),
+            self.saving_due(),
+            self.collector_due(),
+        ];
         due.into_iter().flatten().fold(self.next_tick, Time::min)
     }
 

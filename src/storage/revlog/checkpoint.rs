@@ -8,7 +8,7 @@ use norn_planted::planted;
 use crate::disk::{DiskOp, DiskRead, FileName};
 
 use super::log::RevisionLog;
-use super::record;
+use super::record::{self, SLOT_BYTES};
 use super::segment::{LIVE_MAGIC, NO_VERSION, SegmentName};
 use super::{CheckpointTicket, Rows, TableRecord, sealed};
 
@@ -96,6 +96,19 @@ struct PendingSegment {
     live_records: u64,
 }
 
+/// A `.live` file on its way, for the next checkpoint.
+pub(super) struct Saving {
+    uid: u64,
+    version: u32,
+    /// What it speaks of: this many slots, of so many bytes of the segment, after so many deaths.
+    slots: usize,
+    covers: u64,
+    deaths: u64,
+    /// The first slot that is not in it yet.
+    next: usize,
+    file: sealed::Pieces,
+}
+
 /// Index images on the disk.
 #[derive(Default)]
 pub(super) struct IndexImages {
@@ -162,30 +175,95 @@ impl<R: DiskRead> RevisionLog<R> {
         Some(CheckpointTicket(self.tickets))
     }
 
-    /// Emits the `.live` files that are due; returns those they replace.
+    /// Whether the next checkpoint has something to say about deaths. (While one is under way, nothing is said for the one after it.)
+    pub fn has_unsaved(&self) -> bool {
+        let active = self.active().uid;
+        self.pending.is_none() && self.segments.iter().any(|segment| segment.has_unsaved(active))
+    }
+
+    /// Says so many bytes of it now, about: of a segment with many records it is much at once. True: there is more. What dies between this
+    /// and the checkpoint is said by that, and then all of its segment again.
+    pub fn save_some(&mut self, bytes: usize, ops: &mut Vec<DiskOp>) -> bool {
+        if !self.has_unsaved() {
+            self.give_up_saving(ops);
+            return false;
+        }
+        if !self
+            .saving
+            .as_ref()
+            .is_some_and(|saving| self.segments.iter().any(|s| s.uid == saving.uid))
+        {
+            self.give_up_saving(ops);
+            self.begin_saving(ops);
+        }
+        let Some(mut saving) = self.saving.take() else { return false };
+        let segment = self.segments.iter_mut().find(|segment| segment.uid == saving.uid);
+        let segment = segment.expect("looked for above");
+        let to = saving.slots.min(saving.next + (bytes / SLOT_BYTES).max(1));
+        saving.file.write(segment.live_slots(saving.next..to), ops);
+        saving.next = to;
+        if to < saving.slots {
+            self.saving = Some(saving);
+            return true;
+        }
+        saving.file.finish(LIVE_MAGIC, ops);
+        segment.live_version_emitted = saving.version;
+        segment.live_covers = saving.covers;
+        segment.deaths_saved = saving.deaths;
+        self.has_unsaved()
+    }
+
+    fn begin_saving(&mut self, ops: &mut Vec<DiskOp>) {
+        let active = self.active().uid;
+        let Some(segment) = self.segments.iter_mut().find(|segment| segment.has_unsaved(active))
+        else {
+            return;
+        };
+        let version = segment.next_live_version();
+        let mut file = sealed::Pieces::create(segment.name.live_file(&self.dir, version), ops);
+        file.write(segment.live_head(version), ops);
+        self.saving = Some(Saving {
+            uid: segment.uid,
+            version,
+            slots: segment.slots.len(),
+            covers: segment.bytes,
+            deaths: segment.deaths,
+            next: 0,
+            file,
+        });
+    }
+
+    /// A `.live` file that will not be finished goes with the next checkpoint. Its version is not used again.
+    fn give_up_saving(&mut self, ops: &mut Vec<DiskOp>) {
+        let Some(saving) = self.saving.take() else { return };
+        self.garbage.push(saving.file.give_up(ops));
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.uid == saving.uid) {
+            segment.live_version_emitted = saving.version;
+            segment.deaths_saved = u64::MAX;
+        }
+    }
+
+    /// Emits the `.live` files that are due; returns those that were before.
     fn save_deaths(&mut self, ops: &mut Vec<DiskOp>) -> Vec<FileName> {
+        self.give_up_saving(ops);
         let mut stale = Vec::new();
         let active = self.active().uid;
         for segment in &mut self.segments {
-            let grown = segment.uid != active && segment.live_covers < segment.bytes;
-            if !grown && segment.deaths == segment.deaths_saved {
-                continue;
+            let before = [segment.live_version, segment.live_version_emitted];
+            if segment.has_unsaved(active) {
+                let version = segment.next_live_version();
+                let file = segment.name.live_file(&self.dir, version);
+                sealed::write(&file, LIVE_MAGIC, segment.live_body(version), ops);
+                segment.live_version_emitted = version;
+                segment.live_covers = segment.bytes;
+                segment.deaths_saved = segment.deaths;
             }
-            if segment.live_version != NO_VERSION {
-                stale.push(segment.name.live_file(&self.dir, segment.live_version));
-            }
-            // Version 0 is the one that a collected segment is born with; NO_VERSION is never reached.
-            let version = match segment.live_version_emitted {
-                NO_VERSION => 1,
-                newest => newest + 1,
-            };
-            let body = segment.live_body(version);
-            let file = segment.name.live_file(&self.dir, version);
-            sealed::write(&file, LIVE_MAGIC, vec![body], ops);
-            segment.live_version_emitted = version;
-            segment.live_covers = segment.bytes;
-            segment.deaths_saved = segment.deaths;
+            let newest = segment.live_version_emitted;
+            let is_stale = |version: &u32| *version != NO_VERSION && *version != newest;
+            let files = before.into_iter().filter(is_stale);
+            stale.extend(files.map(|version| segment.name.live_file(&self.dir, version)));
         }
+        stale.dedup();
         stale
     }
 
@@ -254,11 +332,9 @@ impl<R: DiskRead> RevisionLog<R> {
     /// checkpoint that follows it. An older image stays until that checkpoint.
     pub fn begin_index(&self, ops: &mut Vec<DiskOp>) -> IndexWriter {
         let main = self.last.0;
-        let file = index_file(&self.dir, main);
-        let tmp = FileName::new(format!("{file}.tmp"));
-        ops.push(DiskOp::Create { file: tmp.clone() });
-        let deaths = self.deaths;
-        let mut writer = IndexWriter { file, tmp, deaths, bytes: 0, crc: 0 };
+        let name = index_file(&self.dir, main);
+        let file = sealed::Pieces::create(FileName::new(format!("{name}.tmp")), ops);
+        let mut writer = IndexWriter { name, deaths: self.deaths, file };
         let mut head = BytesMut::with_capacity(16);
         head.put_i64_le(main);
         head.put_u64_le(self.deaths);
@@ -268,17 +344,14 @@ impl<R: DiskRead> RevisionLog<R> {
 
     /// Emits what makes an image whole: its header, last, and its name.
     pub fn finish_index(&mut self, writer: IndexWriter, ops: &mut Vec<DiskOp>) {
-        let IndexWriter { file, tmp, deaths, bytes, crc } = writer;
-        let data = sealed::header_of(INDEX_MAGIC, bytes, crc);
-        ops.push(DiskOp::Write { file: tmp.clone(), offset: 0, data });
-        ops.push(DiskOp::Sync { file: tmp.clone() });
-        ops.push(DiskOp::Close { file: tmp.clone() });
-        ops.push(DiskOp::Rename { from: tmp, to: file.clone() });
+        let IndexWriter { name, deaths, file } = writer;
+        let (tmp, bytes) = file.finish(INDEX_MAGIC, ops);
+        ops.push(DiskOp::Rename { from: tmp, to: name.clone() });
         ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
-        self.images.bytes = bytes + sealed::HEADER_BYTES as u64;
+        self.images.bytes = bytes;
         self.images.deaths = Some(deaths);
-        self.images.files.retain(|known| *known != file);
-        self.images.files.push(file);
+        self.images.files.retain(|known| *known != name);
+        self.images.files.push(name);
     }
 
     /// Bytes of the newest index image, if a restart would believe it (as far as deaths go: it may be old).
@@ -295,20 +368,14 @@ impl<R: DiskRead> RevisionLog<R> {
 /// An index image under way, written piece by piece under a name that the next opening removes.
 #[derive(Debug)]
 pub struct IndexWriter {
-    file: FileName,
-    tmp: FileName,
+    name: FileName,
     deaths: u64,
-    /// Of the body.
-    bytes: u64,
-    crc: u32,
+    file: sealed::Pieces,
 }
 
 impl IndexWriter {
     /// Emits the write of the next piece of the caller's bytes.
     pub fn write(&mut self, data: Bytes, ops: &mut Vec<DiskOp>) {
-        let offset = sealed::HEADER_BYTES as u64 + self.bytes;
-        self.bytes += data.len() as u64;
-        self.crc = crc32c::crc32c_append(self.crc, &data);
-        ops.push(DiskOp::Write { file: self.tmp.clone(), offset, data });
+        self.file.write(data, ops);
     }
 }

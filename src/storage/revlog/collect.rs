@@ -266,7 +266,7 @@ impl<R: DiskRead> RevisionLog<R> {
         let body = segment.live_body(0);
         ops.push(DiskOp::Sync { file: run.tmp.clone() });
         ops.push(DiskOp::Close { file: run.tmp.clone() });
-        sealed::write(&run.target.live_file(&self.dir, 0), LIVE_MAGIC, vec![body], ops);
+        sealed::write(&run.target.live_file(&self.dir, 0), LIVE_MAGIC, body, ops);
         ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
         ops.push(DiskOp::Rename { from: run.tmp.clone(), to: segment.file });
         ops.push(DiskOp::SyncDir { dir: self.dir.clone() });

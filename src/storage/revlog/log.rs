@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::disk::{DiskOp, DiskRead, FileName};
 
 use super::cache::{BLOCK_BYTES, BlockCache, LINE_BYTES};
-use super::checkpoint::{IndexImages, PendingCheckpoint};
+use super::checkpoint::{IndexImages, PendingCheckpoint, Saving};
 use super::collect::Collecting;
 use super::record::{self, RECORD_HEADER_BYTES, Slot};
 use super::segment::{Segment, SegmentName};
@@ -60,6 +60,7 @@ pub struct RevisionLog<R> {
     pub(super) durable_segment: u64,
     pub(super) checkpoint_bytes: u64,
     pub(super) pending: Option<PendingCheckpoint>,
+    pub(super) saving: Option<Saving>,
     pub(super) images: IndexImages,
     pub(super) collecting: Option<Collecting>,
     /// Files that nothing refers to any more, not even the durable checkpoint.
@@ -109,6 +110,7 @@ impl<R: DiskRead> RevisionLog<R> {
             durable_segment: 0,
             checkpoint_bytes: 0,
             pending: None,
+            saving: None,
             images: IndexImages::default(),
             collecting: None,
             garbage: Vec::new(),

@@ -9,7 +9,7 @@
 //! | name | what it is | written |
 //! |---|---|---|
 //! | `<first>-<last>-<generation>.seg` | segment: the records of segments first..=last | appended to (generation 0); aside + rename (others) |
-//! | `<first>-<last>-<generation>.<version>.live` | which records of a segment live, and where | whole, synced before anything names it |
+//! | `<first>-<last>-<generation>.<version>.live` | which records of a segment live, and where | in pieces, synced before anything names it |
 //! | `checkpoint` | where the log was durable, the tables, the list of segments | aside + rename |
 //! | `index-<main>.idx` | the caller's index image at a revision | aside + rename |
 //! | `*.tmp` | unfinished; removed when the log is opened | |

@@ -72,10 +72,13 @@ impl Slot {
         Slot { offset, ..self }
     }
 
-    pub(super) fn encode(&self, out: &mut BytesMut) {
-        for word in [self.main_high, self.main_low, self.sub, self.offset, self.len & !DEAD] {
-            out.put_u32_le(word);
+    pub(super) fn encoded(&self) -> [u8; SLOT_BYTES] {
+        let words = [self.main_high, self.main_low, self.sub, self.offset, self.len & !DEAD];
+        let mut bytes = [0; SLOT_BYTES];
+        for (at, word) in bytes.chunks_exact_mut(4).zip(words) {
+            at.copy_from_slice(&word.to_le_bytes());
         }
+        bytes
     }
 
     /// Takes `SLOT_BYTES` bytes.

@@ -19,7 +19,7 @@ pub(super) fn header<'a>(magic: [u8; 8], parts: impl Iterator<Item = &'a Bytes>)
 }
 
 /// Header of a sealed file whose body has this length and checksum.
-pub(super) fn header_of(magic: [u8; 8], len: u64, crc: u32) -> Bytes {
+fn header_of(magic: [u8; 8], len: u64, crc: u32) -> Bytes {
     let mut header = BytesMut::with_capacity(HEADER_BYTES);
     header.put_slice(&magic);
     header.put_u64_le(len);
@@ -46,6 +46,46 @@ pub(super) fn write(
     ops.push(DiskOp::Sync { file: file.clone() });
     ops.push(DiskOp::Close { file: file.clone() });
     offset
+}
+
+/// A sealed file that is written a piece at a time, its header last.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    file: FileName,
+    /// Of the body.
+    bytes: u64,
+    crc: u32,
+}
+
+impl Pieces {
+    /// Emits the file's making.
+    pub(super) fn create(file: FileName, ops: &mut Vec<DiskOp>) -> Pieces {
+        ops.push(DiskOp::Create { file: file.clone() });
+        Pieces { file, bytes: 0, crc: 0 }
+    }
+
+    /// Emits the write of the next piece.
+    pub(super) fn write(&mut self, data: Bytes, ops: &mut Vec<DiskOp>) {
+        let offset = HEADER_BYTES as u64 + self.bytes;
+        self.bytes += data.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, &data);
+        ops.push(DiskOp::Write { file: self.file.clone(), offset, data });
+    }
+
+    /// Emits what makes it whole, and its sync. Returns its name and length.
+    pub(super) fn finish(self, magic: [u8; 8], ops: &mut Vec<DiskOp>) -> (FileName, u64) {
+        let data = header_of(magic, self.bytes, self.crc);
+        ops.push(DiskOp::Write { file: self.file.clone(), offset: 0, data });
+        ops.push(DiskOp::Sync { file: self.file.clone() });
+        ops.push(DiskOp::Close { file: self.file.clone() });
+        (self.file, self.bytes + HEADER_BYTES as u64)
+    }
+
+    /// Emits its end as it is, and returns its name: to be removed.
+    pub(super) fn give_up(self, ops: &mut Vec<DiskOp>) -> FileName {
+        ops.push(DiskOp::Close { file: self.file.clone() });
+        self.file
+    }
 }
 
 /// The body of a sealed file.

@@ -1,5 +1,6 @@
 //! One segment: its name, its header, and which of its records live where.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -70,6 +71,10 @@ impl SegmentName {
         header.freeze()
     }
 }
+
+/// Parts of a `.live` file are of so many slots, 60 kB: memory that is soon used again. (Megabytes at once are fresh pages each time, which
+/// the kernel clears.)
+const LIVE_PART_SLOTS: usize = 3_000;
 
 /// No `.live` file has been written.
 pub(super) const NO_VERSION: u32 = u32::MAX;
@@ -202,20 +207,52 @@ impl Segment {
         true
     }
 
-    /// Body of a `.live` file about what the segment holds now.
-    pub(super) fn live_body(&mut self, version: u32) -> Bytes {
+    /// Whether the newest `.live` file does not say all that a checkpoint must.
+    pub(super) fn has_unsaved(&self, active: u64) -> bool {
+        let has_grown = self.uid != active && self.live_covers < self.bytes;
+        has_grown || self.deaths != self.deaths_saved
+    }
+
+    /// Of the next `.live` file. (0 is the one that a collected segment is born with; `NO_VERSION` is never reached.)
+    pub(super) fn next_live_version(&self) -> u32 {
+        match self.live_version_emitted {
+            NO_VERSION => 1,
+            newest => newest + 1,
+        }
+    }
+
+    /// Drops dead slots, and returns the beginning of a `.live` file about all the others.
+    pub(super) fn live_head(&mut self, version: u32) -> Bytes {
         self.slots.retain(|slot| !slot.is_dead());
-        self.slots.shrink_to(self.slots.len() * 5 / 4);
-        let mut body = BytesMut::with_capacity(40 + SLOT_BYTES * self.slots.len());
-        body.put_u64_le(self.name.first);
-        body.put_u64_le(self.name.last);
-        body.put_u32_le(self.name.generation);
-        body.put_u32_le(version);
-        body.put_u64_le(self.bytes);
-        body.put_u32_le(self.chain);
-        body.put_u32_le(self.slots.len() as u32);
-        self.slots.iter().for_each(|slot| slot.encode(&mut body));
-        body.freeze()
+        // (For half of it, and not for less: all that are left are copied.)
+        if self.slots.len() <= self.slots.capacity() / 2 {
+            self.slots.shrink_to(self.slots.len() * 5 / 4);
+        }
+        let mut head = BytesMut::with_capacity(40);
+        head.put_u64_le(self.name.first);
+        head.put_u64_le(self.name.last);
+        head.put_u32_le(self.name.generation);
+        head.put_u32_le(version);
+        head.put_u64_le(self.bytes);
+        head.put_u32_le(self.chain);
+        head.put_u32_le(self.slots.len() as u32);
+        head.freeze()
+    }
+
+    /// What follows it: these slots.
+    pub(super) fn live_slots(&self, slots: Range<usize>) -> Bytes {
+        let mut part = Vec::with_capacity(slots.len() * SLOT_BYTES);
+        self.slots[slots].iter().for_each(|slot| part.extend_from_slice(&slot.encoded()));
+        part.into()
+    }
+
+    /// A whole `.live` file, in parts.
+    pub(super) fn live_body(&mut self, version: u32) -> Vec<Bytes> {
+        let head = self.live_head(version);
+        let count = self.slots.len();
+        let parts = (0..count).step_by(LIVE_PART_SLOTS);
+        let slots = parts.map(|at| self.live_slots(at..count.min(at + LIVE_PART_SLOTS)));
+        std::iter::once(head).chain(slots).collect()
     }
 
     /// Takes over what a `.live` file says; `None` if it is about something else.
