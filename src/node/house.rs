@@ -158,7 +158,7 @@ impl<R: Reader> Node<R> {
         let is_worth_it = has_rested && appended >= self.backend.log.checkpoint_bytes();
         let is_due = (appended >= CHECKPOINT_BYTES && entries > 0)
             || (is_worth_it && entries >= count)
-            || entries >= count.saturating_mul(CHECKPOINT_STRETCH);
+            || (self.is_its_turn(count.saturating_mul(CHECKPOINT_STRETCH)) && entries >= count);
         is_due && self.applied > 0
     }
 
@@ -181,6 +181,16 @@ impl<R: Reader> Node<R> {
         let more = self.backend.log.save_some(step_bytes, &mut self.work.bulk_ops);
         self.work.bulk_parts.push(BulkPart::Other);
         more
+    }
+
+    /// Among the voters of a busy cluster each has its own moment for what all of them do once in so many entries, spread evenly: the
+    /// others are a quorum that it does not keep waiting.
+    fn is_its_turn(&self, period: u64) -> bool {
+        let voters = &self.raft.conf_state().voters;
+        let rank = voters.iter().position(|id| id.0 == self.id).unwrap_or(0);
+        let phase = period / voters.len().max(1) as u64 * rank as u64;
+        let turn = |index: u64| index.saturating_add(phase) / period.max(1);
+        turn(self.applied) > turn(self.house.checkpoint_index)
     }
 
     fn checkpoint(&mut self) {

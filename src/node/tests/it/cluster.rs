@@ -2,7 +2,7 @@
 
 use norn_node::{Config, Error, Host, Input, Method, Node, Start};
 use norn_proto::etcdserverpb as pb;
-use norn_storage::{DiskQueue, MemDisk};
+use norn_storage::{DiskQueue, DiskRead, FileName, MemDisk};
 
 use crate::world::{Seen, World, bytes, put};
 
@@ -223,5 +223,30 @@ fn a_founding_cut_short_is_done_again() {
         let mut host = Host::new(node, image);
         host.turn(whole.now, [Input::Wake], &mut Seen::default());
         assert_eq!(host.node().members().iter().count(), 3);
+    }
+}
+
+#[test]
+fn members_of_a_busy_cluster_take_their_checkpoints_in_turn() {
+    let mut world = World::new(3, |config| {
+        (config.snapshot_count, config.checkpoint_interval_ms) = (10, u64::from(u32::MAX));
+        config.snapshots_max = 1000;
+    });
+    let leader = world.until_serving();
+    for i in 0..400 {
+        world.put(leader, "key", &i.to_string());
+    }
+    let mut taken = Vec::new();
+    for (id, disk) in &world.disks {
+        let files = disk.list(&FileName::new("member/snap")).unwrap();
+        let indexes = files.iter().filter_map(|file| file.strip_suffix(".snap")?.rsplit_once('-'));
+        taken.extend(indexes.map(|(_, index)| (u64::from_str_radix(index, 16).unwrap(), *id)));
+    }
+    taken.sort_unstable();
+    // Each once in a hundred entries.
+    assert!((10..=13).contains(&taken.len()), "{taken:?}");
+    for pair in taken.windows(2) {
+        let [(before, first), (after, second)] = pair else { unreachable!("windows of two") };
+        assert!(first != second && (30..=37).contains(&(after - before)), "{taken:?}");
     }
 }
