@@ -101,7 +101,7 @@ pub fn strain(table: &Table, words: &[String]) -> Pages {
         "# Under strain\n\n\
          Made by {}\n\
          Each server is measured by what it can itself: puts of 100 clients as fast as answers come, then half of that rate, at which a wait \
-         counts from when its put was due; while everything past is compacted every two seconds; while a learner joins, which gets a \
+         counts from when its put was due and 1000 may wait at once; while everything past is compacted every two seconds; while a learner joins, which gets a \
          snapshot of a store that is written to. At the end 5000 clients on 100 connections ask for twice of what it can. All members and \
          the loader share the machine; how long it holds threads up that ask it for nothing (over 1 ms each time) stands first, for no \
          server waits less.\n\n{}",
