@@ -22,9 +22,9 @@ use crate::{Error, Node, Reader, Time};
 
 /// Exports asked for and not begun. A member that finds no place is sent its snapshot when raft tries again.
 pub(crate) const QUEUE_MAX: usize = 16;
-/// Revisions written per step, and bytes of them: a record may be a megabyte alone.
-const STEP_RECORDS: usize = 4_096;
-const STEP_BYTES: usize = 1 << 20;
+/// Revisions written per step, and bytes of them (a record may be a megabyte alone): half a millisecond.
+const STEP_RECORDS: usize = 1_024;
+const STEP_BYTES: usize = 256 << 10;
 const PAGE_BYTES: u32 = 4096;
 
 pub(crate) const TABLES: [Table; 9] = [
@@ -134,10 +134,11 @@ impl<R: Reader> Node<R> {
         self.exports.queue.push_back(Purpose::Member(message));
     }
 
-    /// When the next piece may be written, if there is one.
+    /// When the next piece may be written, if there is one. (They follow each other faster than other such work: whoever waits for an export
+    /// falls behind meanwhile.)
     pub(crate) fn export_due(&self) -> Option<Time> {
         let can_step = !self.is_failed && self.exports.can_step();
-        can_step.then(|| self.due(self.exports.pace, self.config.work_pause_ms))
+        can_step.then(|| self.due(self.exports.pace, self.config.work_pause_ms / 2))
     }
 
     pub(crate) fn export_some(&mut self) {

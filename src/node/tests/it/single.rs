@@ -363,7 +363,7 @@ fn an_image_pauses_while_somebody_asks_and_only_then() {
 
 /// Counted in records alone, a piece of long ones would be gigabytes.
 #[test]
-fn an_export_goes_in_pieces_of_a_megabyte_and_pauses_while_somebody_asks() {
+fn an_export_goes_in_pieces_and_pauses_while_somebody_asks() {
     let mut world = World::new(1, |config| config.work_pause_ms = 60_000);
     let id = world.until_serving();
     let value = "v".repeat(100_000);
@@ -384,7 +384,7 @@ fn an_export_goes_in_pieces_of_a_megabyte_and_pauses_while_somebody_asks() {
         world.run(10);
     }
     let first = exported(&world);
-    assert!((500_000..1_500_000).contains(&first), "{first}");
+    assert!((200_000..700_000).contains(&first), "{first}");
     // Then nobody asks.
     world.run(61_000);
     let whole = exported(&world);
