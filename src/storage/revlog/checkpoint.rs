@@ -236,14 +236,17 @@ impl<R: DiskRead> RevisionLog<R> {
     /// A `.live` file that will not be finished goes with the next checkpoint. Its version is not used again.
     fn give_up_saving(&mut self, ops: &mut Vec<DiskOp>) {
         let Some(saving) = self.saving.take() else { return };
-        self.garbage.push(saving.file.give_up(ops));
-        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.uid == saving.uid) {
-            segment.live_version_emitted = saving.version;
-            segment.deaths_saved = u64::MAX;
+        let file = saving.file.give_up(ops);
+        match self.segments.iter_mut().find(|segment| segment.uid == saving.uid) {
+            Some(segment) => {
+                segment.live_version_emitted = saving.version;
+                segment.deaths_saved = u64::MAX;
+            }
+            None => self.garbage.push(file),
         }
     }
 
-    /// Emits the `.live` files that are due; returns those that were before.
+    /// Emits the `.live` files that are due; returns those that were before, finished or not.
     fn save_deaths(&mut self, ops: &mut Vec<DiskOp>) -> Vec<FileName> {
         self.give_up_saving(ops);
         let mut stale = Vec::new();
