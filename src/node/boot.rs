@@ -24,10 +24,11 @@ use crate::house::House;
 use crate::image::Images;
 use crate::import::{import, wipe};
 use crate::input::{NodeEvent, Ready};
-use crate::node::{Publish, RequestIds};
+use crate::node::Publish;
 use crate::pace::Pace;
 use crate::reads::Reads;
 use crate::received::Received;
+use crate::request_ids::RequestIds;
 use crate::watchers::Watchers;
 use crate::{Node, Reader, Time};
 

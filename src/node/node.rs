@@ -22,6 +22,7 @@ use crate::members::Members;
 use crate::pace::{self, Pace};
 use crate::reads::Reads;
 use crate::received::Received;
+use crate::request_ids::RequestIds;
 use crate::watchers::Watchers;
 use crate::wire::Header;
 use crate::{Error, Reader, Time};
@@ -120,28 +121,6 @@ pub(crate) enum Publish {
     Wanted,
     Proposed { id: u64, again_at: Time },
     Done,
-}
-
-/// Request ids: unique over members and restarts, without coordination. 16 bits of the member, then a counter that begins where the
-/// seed of this start says, moved on by 256 ids for each millisecond of the clock. (etcd has only the clock. A start in the same millisecond, behind a clock that
-/// was set back, or after more than 256 requests per millisecond would use ids of the life before again: an entry of that life, applied
-/// now, would pass for a new request, and its caller would get an answer before anything was done.)
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RequestIds {
-    prefix: u64,
-    suffix: u64,
-}
-
-impl RequestIds {
-    pub(crate) fn new(member: u64, unix_ms: u64, seed: u64) -> RequestIds {
-        let anywhere = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
-        RequestIds { prefix: member << 48, suffix: (unix_ms << 8).wrapping_add(anywhere) }
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.suffix = self.suffix.wrapping_add(1);
-        self.prefix | (self.suffix & ((1 << 48) - 1))
-    }
 }
 
 /// A leader that was not awake for so long asks the others before it believes itself (as etcd).
@@ -484,112 +463,5 @@ impl<R: Reader> Node<R> {
             self.is_failed = true;
             self.out.events.push(NodeEvent::Failed { reason: reason.to_owned() });
         }
-    }
-}
-
-/// Looking at a node, for status pages and tests. Nothing here changes anything.
-impl<R: Reader> Node<R> {
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// It has stopped for good.
-    pub fn has_failed(&self) -> bool {
-        self.is_failed
-    }
-
-    pub fn cluster_id(&self) -> u64 {
-        self.cluster_id
-    }
-
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    pub fn now(&self) -> Time {
-        self.now
-    }
-
-    pub fn raft(&self) -> &RawNode {
-        &self.raft
-    }
-
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    pub fn lessor(&self) -> &Lessor {
-        &self.lessor
-    }
-
-    pub fn members(&self) -> &Members {
-        &self.members
-    }
-
-    pub fn watchers(&self) -> &Watchers {
-        &self.watchers
-    }
-
-    /// Alarms raised less those taken back, since the start: (member, type), count.
-    pub fn alarm_counts(&self) -> impl Iterator<Item = ((u64, i32), i64)> + '_ {
-        self.alarm_counts.iter().map(|(alarm, count)| (*alarm, *count))
-    }
-
-    pub fn alarms(&self) -> impl Iterator<Item = (u64, i32)> + '_ {
-        self.alarms.iter().copied()
-    }
-
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    pub fn applied(&self) -> u64 {
-        self.applied
-    }
-
-    pub fn applied_term(&self) -> u64 {
-        self.applied_term
-    }
-
-    pub fn cluster_version(&self) -> Option<&str> {
-        self.cluster_version.as_deref()
-    }
-
-    pub fn storage_version(&self) -> Option<String> {
-        let meta = self.backend.log.table(norn_storage::revlog::Table::Meta);
-        let version = meta.get(&b"storageVersion"[..])?;
-        Some(String::from_utf8_lossy(&version).into_owned())
-    }
-
-    /// Bytes on disk and bytes of them in use.
-    pub fn db_bytes(&self) -> (u64, u64) {
-        (self.backend.log.size_on_disk(), self.backend.log.size_in_use())
-    }
-
-    /// Reads of the whole state that are under way, or wait for their turn.
-    pub fn exports(&self) -> usize {
-        self.exports.len()
-    }
-
-    /// A database that a leader sent waits to become the state.
-    pub fn is_taking_snapshot(&self) -> bool {
-        !self.received.waiting.is_empty()
-    }
-
-    pub fn proposals_pending(&self) -> usize {
-        self.proposals.len()
-    }
-
-    /// Whether a leader is known.
-    pub fn has_leader(&self) -> bool {
-        !self.raft.leader().is_none()
-    }
-
-    pub fn is_leader(&self) -> bool {
-        self.raft.is_leader()
-    }
-
-    pub fn is_learner(&self) -> bool {
-        self.members.member(self.id).is_some_and(|m| m.is_learner)
     }
 }
