@@ -360,11 +360,23 @@ fn differ(config: &mut Config, rng: &mut Rng) {
     config.cache_bytes = *rng.pick(&[0, 4096, 1 << 20]) as usize;
     config.image_debt_bytes = *rng.pick(&[1, 500, 5000, u64::MAX]);
     config.image_step_bytes = *rng.pick(&[1, 60, 4096]) as usize;
-    config.watch_limits = WatchLimits {
-        responses_in_flight: *rng.pick(&[128, 4, 1]) as usize,
-        catch_up_revisions: *rng.pick(&[1000, 10, 1]) as usize,
-    };
+    let (responses, revisions) = (*rng.pick(&[128, 4, 1]), *rng.pick(&[1000, 10, 1]));
+    config.watch_limits = watch_limits(responses as usize, revisions as usize);
     config.watch_progress_interval_ms = *rng.pick(&[200, 2_000, 600_000]);
+}
+
+/// Those of bytes are reached where the others are small, but not as small as can be: there they would never be.
+fn watch_limits(responses: usize, revisions: usize) -> WatchLimits {
+    let limits = WatchLimits {
+        responses_in_flight: responses,
+        catch_up_revisions: revisions,
+        ..WatchLimits::default()
+    };
+    WatchLimits {
+        bytes_in_flight: if responses == 4 { 300 } else { limits.bytes_in_flight },
+        catch_up_bytes: if revisions == 10 { 300 } else { limits.catch_up_bytes },
+        ..limits
+    }
 }
 
 /// Where the n-th machine is found.
@@ -412,10 +424,7 @@ pub(super) fn machine(options: &Options, number: usize, rng: &mut Rng) -> Member
     config.cache_bytes = options.cache_bytes;
     config.message_bytes_max = options.message_bytes;
     config.memory_entries = options.memory_entries;
-    config.watch_limits = WatchLimits {
-        responses_in_flight: options.watch_responses,
-        catch_up_revisions: options.watch_revisions,
-    };
+    config.watch_limits = watch_limits(options.watch_responses, options.watch_revisions);
     config.limits = options.limits;
     config.lease_checkpoint = options.lease_checkpoint;
     config.watch_progress_interval_ms = options.watch_progress_ms;

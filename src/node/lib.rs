@@ -50,6 +50,7 @@ mod reads;
 mod received;
 mod request_ids;
 mod time;
+mod told;
 mod watched;
 mod watchers;
 mod wire;

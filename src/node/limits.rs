@@ -63,13 +63,14 @@ pub struct Holding {
 
 impl<R: Reader> Node<R> {
     /// What this node holds for others, with the limits.
-    pub fn holdings(&self) -> [Holding; 13] {
+    pub fn holdings(&self) -> [Holding; 14] {
         let limits = &self.config.limits;
         let count = |what, count, limit| Holding { what, count, limit, is_bytes: false };
         let bytes = |what, count, limit| Holding { what, count, limit, is_bytes: true };
         let (rounds, postponed) = self.raft.waiting_reads();
         let in_flight = || self.raft.progress().map(|(_, progress)| &progress.inflights);
-        let (responses, responses_max) = self.watchers.fullest();
+        let (responses, response_bytes) = self.watchers.fullest();
+        let watch = self.watchers.limits();
         [
             count("held proposals", self.to_propose.len(), limits.held_proposals),
             count("rounds of reads", rounds, limits.reads),
@@ -79,7 +80,7 @@ impl<R: Reader> Node<R> {
                 in_flight().map(Inflights::count).max().unwrap_or(0),
                 limits.inflight_messages,
             ),
-            count("responses of a watch stream", responses, responses_max),
+            count("responses of a watch stream", responses, watch.responses_in_flight),
             count("received databases", self.received.waiting.len(), crate::received::WAITING_MAX),
             count("exports", self.exports.len(), crate::export::QUEUE_MAX + 1),
             count(
@@ -98,6 +99,12 @@ impl<R: Reader> Node<R> {
                 to_usize(in_flight().map(Inflights::bytes).max().unwrap_or(0)),
                 // (The last message may be a whole one.)
                 to_usize(self.config.inflight_bytes() + self.config.message_bytes_max),
+            ),
+            bytes(
+                "responses of a watch stream, in bytes",
+                response_bytes,
+                // (The last may be a whole step of catching up, with what was there before.)
+                watch.bytes_in_flight.saturating_add(2 * watch.catch_up_bytes),
             ),
             bytes("applied changes not on disk", self.unwritten_bytes(), limits.unwritten_bytes),
             bytes("applied entries in memory", self.log_bytes(), limits.log_bytes),

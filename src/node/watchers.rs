@@ -8,14 +8,14 @@
 //! Promises: per watcher, events in order of revision, none twice, none left out, all of one revision in one
 //! response (unless fragmented); a progress answer at revision R only after everything up to R.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use norn_mvcc::{Event, KeyRange, KeyValue, Revision, Store, Values};
+use norn_mvcc::{Event, KeyRange, Store, Values};
 use norn_planted::planted;
 use norn_proto::etcdserverpb as pb;
 
+use crate::told::{Told, history};
 use crate::watched::Watched;
 use crate::wire::{Header, Writer};
 use crate::{Error, Time};
@@ -23,8 +23,6 @@ use crate::{Error, Time};
 /// Responses of one stream that were handed out and not yet taken by its connection. Past it the stream's watchers
 /// fall back to history.
 pub const RESPONSES_IN_FLIGHT_MAX: usize = 128;
-/// Records of history read in one step of catching up.
-const CATCH_UP_RECORDS: usize = 4096;
 /// Watchers fed in one step of catching up.
 const CATCH_UP_WATCHERS: usize = 512;
 
@@ -33,14 +31,24 @@ const CATCH_UP_WATCHERS: usize = 512;
 pub struct WatchLimits {
     /// Responses of one stream, as [`RESPONSES_IN_FLIGHT_MAX`].
     pub responses_in_flight: usize,
+    /// Bytes of them (passed by the last one). etcd has no limit; here it is what a client that reads no more costs beside its connection,
+    /// and 40 MB/s over a round trip of 200 ms.
+    pub bytes_in_flight: usize,
     /// Distinct revisions in one response of catching up.
     pub catch_up_revisions: usize,
+    /// Bytes of history read in one step of catching up (passed by the last transaction): a millisecond of the node's thread.
+    pub catch_up_bytes: usize,
 }
 
 impl Default for WatchLimits {
     fn default() -> WatchLimits {
         // (A thousand revisions, as in etcd.)
-        WatchLimits { responses_in_flight: RESPONSES_IN_FLIGHT_MAX, catch_up_revisions: 1000 }
+        WatchLimits {
+            responses_in_flight: RESPONSES_IN_FLIGHT_MAX,
+            bytes_in_flight: 8 << 20,
+            catch_up_revisions: 1000,
+            catch_up_bytes: 1 << 20,
+        }
     }
 }
 
@@ -75,23 +83,30 @@ struct Stream {
     watchers: BTreeMap<i64, Watcher>,
     /// Automatic ids only grow.
     next_id: i64,
-    in_flight: usize,
-    in_flight_max: usize,
+    /// Lengths of the responses that its connection has not taken, oldest first.
+    in_flight: VecDeque<usize>,
+    /// Their sum.
+    in_flight_bytes: usize,
     progress_due: Time,
     progress_every_ms: u64,
 }
 
 impl Stream {
-    fn has_room(&self) -> bool {
-        self.in_flight < self.in_flight_max || planted!(WatchRoomUnread)
+    fn has_room(&self, limits: &WatchLimits) -> bool {
+        let fits = self.in_flight.len() < limits.responses_in_flight
+            && self.in_flight_bytes < limits.bytes_in_flight;
+        fits || planted!(WatchRoomUnread)
     }
-}
 
-/// An event with its encoded forms, made at most once for all watchers.
-struct Told {
-    event: Event,
-    plain: Option<Bytes>,
-    with_prev: Option<Bytes>,
+    fn sent(&mut self, len: usize) {
+        self.in_flight.push_back(len);
+        self.in_flight_bytes += len;
+    }
+
+    fn taken(&mut self, count: usize) {
+        let count = count.min(self.in_flight.len());
+        self.in_flight_bytes -= self.in_flight.drain(..count).sum::<usize>();
+    }
 }
 
 /// Everything about watching. Output: encoded `WatchResponse`s, in order per stream.
@@ -129,8 +144,8 @@ impl Watchers {
         let fresh = Stream {
             watchers: BTreeMap::new(),
             next_id: 0,
-            in_flight: 0,
-            in_flight_max: self.limits.responses_in_flight,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
             progress_due: now + every,
             progress_every_ms: every,
         };
@@ -147,14 +162,19 @@ impl Watchers {
     /// The connection took this many responses.
     pub fn drained(&mut self, stream: StreamId, count: usize) {
         if let Some(stream) = self.streams.get_mut(&stream) {
-            stream.in_flight = stream.in_flight.saturating_sub(count);
+            stream.taken(count);
         }
     }
 
-    /// Responses on their way of the stream that has most of them, and how many stop it.
+    /// Responses on their way of the stream that has most of them, and bytes of the one that has most of those.
     pub fn fullest(&self) -> (usize, usize) {
-        let most = self.streams.values().map(|stream| stream.in_flight).max();
-        (most.unwrap_or(0), self.limits.responses_in_flight)
+        let responses = self.streams.values().map(|stream| stream.in_flight.len()).max();
+        let bytes = self.streams.values().map(|stream| stream.in_flight_bytes).max();
+        (responses.unwrap_or(0), bytes.unwrap_or(0))
+    }
+
+    pub fn limits(&self) -> &WatchLimits {
+        &self.limits
     }
 
     pub fn stream_count(&self) -> usize {
@@ -250,7 +270,7 @@ impl Watchers {
         let current = header.revision;
         let told = |w: &Watcher| w.is_synced && !w.is_dead && w.start <= current;
         let all_told = state.watchers.values().all(told) || planted!(ProgressUnsynced);
-        if !state.watchers.is_empty() && all_told && state.has_room() {
+        if !state.watchers.is_empty() && all_told && state.has_room(&self.limits) {
             let response = respond(header, -1, |_| {});
             self.send(stream, response);
         }
@@ -264,7 +284,7 @@ impl Watchers {
                 continue;
             }
             state.progress_due = now + state.progress_every_ms;
-            let has_room = state.has_room();
+            let has_room = state.has_room(&self.limits);
             for (id, watcher) in &mut state.watchers {
                 let had_events = std::mem::take(&mut watcher.had_events);
                 let current = header.revision;
@@ -300,8 +320,7 @@ impl Watchers {
         if self.watched.is_empty() {
             return Ok(());
         }
-        let mut told: Vec<Told> =
-            events.into_iter().map(|event| Told { event, plain: None, with_prev: None }).collect();
+        let mut told: Vec<Told> = events.into_iter().map(Told::new).collect();
         // Who wants which events, by watcher and then in order. (No watcher has two ranges, so none stands here twice for an event.)
         let mut wanted: Vec<(WatcherId, usize)> = Vec::new();
         for (i, told) in told.iter().enumerate() {
@@ -312,7 +331,7 @@ impl Watchers {
         for wanted in wanted.chunk_by(|a, b| a.0 == b.0) {
             let id = wanted[0].0;
             let state = self.streams.get_mut(&id.0).expect("a listed watcher has a stream");
-            let has_room = state.has_room();
+            let has_room = state.has_room(&self.limits);
             let watcher = state.watchers.get_mut(&id.1).expect("a listed watcher exists");
             if main < watcher.next {
                 continue;
@@ -351,7 +370,7 @@ impl Watchers {
         let mut doomed = Vec::new();
         for id in &self.catching_up {
             let state = &self.streams[&id.0];
-            if !state.has_room() {
+            if !state.has_room(&self.limits) {
                 continue;
             }
             let next = state.watchers[&id.1].next;
@@ -364,7 +383,7 @@ impl Watchers {
         }
         for id in doomed {
             let state = self.streams.get_mut(&id.0).expect("checked above");
-            if !state.has_room() {
+            if !state.has_room(&self.limits) {
                 // Those told before it have filled its stream.
                 continue;
             }
@@ -381,11 +400,11 @@ impl Watchers {
         if batch.is_empty() {
             return Ok(false);
         }
-        let (mut told, upto) = history(values, from, current, self.limits.catch_up_revisions)?;
+        let (mut told, upto) = history(values, from, current, &self.limits)?;
         let mut encoded = Vec::new();
         for id in batch {
             let state = self.streams.get_mut(&id.0).expect("checked above");
-            if !state.has_room() {
+            if !state.has_room(&self.limits) {
                 continue;
             }
             let watcher = state.watchers.get_mut(&id.1).expect("checked above");
@@ -410,7 +429,7 @@ impl Watchers {
                 self.watched.insert(range, id);
             }
         }
-        let room = |id: &WatcherId| self.streams[&id.0].has_room();
+        let room = |id: &WatcherId| self.streams[&id.0].has_room(&self.limits);
         Ok(self.catching_up.iter().any(room))
     }
 
@@ -463,7 +482,7 @@ impl Watchers {
 
     fn send(&mut self, stream: StreamId, response: Bytes) {
         if let Some(state) = self.streams.get_mut(&stream) {
-            state.in_flight += 1;
+            state.sent(response.len());
             self.out.push((stream, response));
         }
     }
@@ -488,46 +507,6 @@ fn respond_with(len: usize, header: &Header, id: i64, rest: impl FnOnce(&mut Wri
     w.finish()
 }
 
-/// Whole transactions from `from` on, up to a bounded number of records, and the revision they reach.
-fn history<V: Values>(
-    values: &V,
-    from: i64,
-    current: i64,
-    revisions_max: usize,
-) -> Result<(Vec<Told>, i64), Error>
-where
-    V::Error: std::fmt::Display,
-{
-    let mut told: Vec<Told> = Vec::new();
-    let mut upto = current;
-    let mut damaged = None;
-    let (mut last, mut revisions) = (0, 0);
-    values
-        .scan(Revision::new(from, 0), current, &mut |revision, tombstone, record| {
-            if revision.main != last {
-                if revisions == revisions_max || told.len() >= CATCH_UP_RECORDS {
-                    upto = last;
-                    return ControlFlow::Break(());
-                }
-                last = revision.main;
-                revisions += 1;
-            }
-            match Event::from_record(revision, tombstone, record) {
-                Ok(event) => told.push(Told { event, plain: None, with_prev: None }),
-                Err(error) => {
-                    damaged = Some(error);
-                    return ControlFlow::Break(());
-                }
-            }
-            ControlFlow::Continue(())
-        })
-        .map_err(|error| Error::Storage(error.to_string()))?;
-    match damaged {
-        Some(error) => Err(Error::Storage(error.to_string())),
-        None => Ok((told, upto)),
-    }
-}
-
 /// The encoded events that this watcher wants out of `indexes`, in place of what is in `encoded`.
 fn encode<V: Values>(
     watcher: &Watcher,
@@ -542,35 +521,11 @@ where
 {
     encoded.clear();
     for i in indexes {
-        let Told { event, plain, with_prev } = &mut told[i];
-        if (event.tombstone && watcher.no_delete) || (!event.tombstone && watcher.no_put) {
-            continue;
+        let told = &mut told[i];
+        let is_unwanted = if told.event.tombstone { watcher.no_delete } else { watcher.no_put };
+        if !is_unwanted {
+            encoded.push(told.encoded(watcher.prev_kv, store, values)?);
         }
-        if !watcher.prev_kv || event.is_create {
-            let bytes = plain.get_or_insert_with(|| encode_event(event, None));
-            encoded.push(bytes.clone());
-            continue;
-        }
-        if with_prev.is_none() {
-            let before = i64::from(!planted!(PrevValueIsOwn));
-            let prev = store
-                .value_at(values, &event.key, event.revision.main - before)
-                .map_err(|error| Error::Storage(error.to_string()))?;
-            // (A tombstone is not a value: the key did not exist.)
-            *with_prev = Some(encode_event(event, prev.as_ref()));
-        }
-        encoded.extend(with_prev.clone());
     }
     Ok(())
-}
-
-fn encode_event(event: &Event, prev_kv: Option<&Bytes>) -> Bytes {
-    let mut w = Writer::with_capacity(event.kv.len() + prev_kv.map_or(0, Bytes::len) + 16);
-    w.bool(1, event.tombstone);
-    w.message(2, &event.kv);
-    if let Some(prev) = prev_kv {
-        debug_assert!(KeyValue::decode(prev).is_ok());
-        w.message(3, prev);
-    }
-    w.finish()
 }

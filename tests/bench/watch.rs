@@ -23,7 +23,11 @@ fn header(revision: i64) -> Header {
 
 /// Watchers, each on a stream of its own, of what `request` says. Nothing ever fills up.
 fn watchers(request: impl Fn(u64) -> pb::WatchCreateRequest) -> Watchers {
-    let limits = WatchLimits { responses_in_flight: usize::MAX, ..WatchLimits::default() };
+    let limits = WatchLimits {
+        responses_in_flight: usize::MAX,
+        bytes_in_flight: usize::MAX,
+        ..WatchLimits::default()
+    };
     let mut watchers = Watchers::new(FRAGMENT_BYTES, PROGRESS_MS, limits);
     for n in 0..WATCHERS {
         watchers.open(StreamId(n), Time::from_ms(0), 0);

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use norn_node::{Error, Input, Method, StreamId, Token};
 use norn_proto::etcdserverpb as pb;
 use norn_storage::{DiskRead as _, FileName};
+use prost::Message;
 
 use crate::world::{World, bytes, put, watch};
 
@@ -267,6 +268,38 @@ fn a_slow_watcher_costs_nothing_and_loses_nothing() {
         responses = world.responses(id);
     }
     assert_eq!(revisions, (2..=1001).collect::<Vec<_>>());
+}
+
+/// Large values: what it has not taken is bounded in bytes, and so is each step through history.
+#[test]
+fn a_slow_watcher_of_large_values_costs_some_megabytes() {
+    const VALUE: usize = 300_000;
+    let (mut world, id) = one();
+    let stream = StreamId(1);
+    world.input(id, Input::WatchOpen { stream });
+    world.input(id, Input::WatchRequest { stream, body: watch("k", "l", 0) });
+    for _ in 0..60 {
+        world.put(id, "k", &"v".repeat(VALUE));
+    }
+    let limits = *world.node(id).watchers().limits();
+    let mut responses = world.responses(id);
+    // (Each response has the value before, too.)
+    let live: usize = responses.iter().map(Message::encoded_len).sum();
+    assert!(live >= limits.bytes_in_flight && live < limits.bytes_in_flight + 3 * VALUE, "{live}");
+    let mut revisions = Vec::new();
+    while !responses.is_empty() {
+        for response in &responses {
+            let len = response.encoded_len();
+            assert!(len < 2 * (limits.catch_up_bytes + VALUE), "{len}");
+        }
+        revisions.extend(
+            responses.iter().flat_map(|r| &r.events).map(|e| e.kv.as_ref().unwrap().mod_revision),
+        );
+        world.input(id, Input::WatchDrained { stream, count: responses.len() });
+        world.run(20);
+        responses = world.responses(id);
+    }
+    assert_eq!(revisions, (2..=61).collect::<Vec<_>>());
 }
 
 #[test]
