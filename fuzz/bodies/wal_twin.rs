@@ -27,7 +27,7 @@ pub fn records(file: &[u8], crc: &mut u32) -> (Vec<TwinRecord>, u64) {
         let Some(body) = file.get(at + 8..at + 8 + len as usize + padding as usize) else { break };
         let Some((kind, sum, data)) = record(&body[..len as usize]) else { break };
         match kind {
-            4 if *crc == 0 || *crc == sum => *crc = sum,
+            4 if at == 0 && (*crc == 0 || *crc == sum) => *crc = sum,
             1 | 2 | 3 | 5 if crc32c::crc32c_append(*crc, &data) == sum => *crc = sum,
             _ => break,
         }

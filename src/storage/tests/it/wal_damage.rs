@@ -118,6 +118,22 @@ fn an_entry_read_as_a_state_and_a_state_read_as_an_entry_are_reported() {
     }
 }
 
+/// Before the first checksum any would do. One bit ends the metadata early, and its last bytes say: a checksum record, 1.
+#[test]
+fn a_checksum_record_within_a_file_is_refused() {
+    const METADATA: &[u8] = b"thirty-five bytes of metadata, then\x08\x04\x10\x01";
+    let mut disk = fresh();
+    Wal::create(&mut disk, dir(), Bytes::from_static(METADATA), OPTS).unwrap();
+    let bytes = disk.read_at(&first_file(), 0, 4096).unwrap();
+    let at = bytes.windows(METADATA.len()).position(|window| window == METADATA).unwrap() - 1;
+    assert_eq!((usize::from(bytes[at]), METADATA.len() ^ 4), (39, 35));
+    assert!(disk.flip_bit(&first_file(), at as u64, 2));
+    match Wal::open(&mut disk, dir(), START, OPTS) {
+        Err(WalError::Corrupt { offset: 16, .. }) => {}
+        other => panic!("{:?}", other.map(|(_, replay)| replay)),
+    }
+}
+
 #[test]
 fn damage_before_the_last_file_is_never_a_torn_tail() {
     let mut load = Workload::new(fresh(), 3).unwrap();
