@@ -278,7 +278,7 @@ fn a_slow_watcher_of_large_values_costs_some_megabytes() {
     let stream = StreamId(1);
     world.input(id, Input::WatchOpen { stream });
     world.input(id, Input::WatchRequest { stream, body: watch("k", "l", 0) });
-    for _ in 0..60 {
+    for _ in 0..120 {
         world.put(id, "k", &"v".repeat(VALUE));
     }
     let limits = *world.node(id).watchers().limits();
@@ -299,7 +299,7 @@ fn a_slow_watcher_of_large_values_costs_some_megabytes() {
         world.run(20);
         responses = world.responses(id);
     }
-    assert_eq!(revisions, (2..=61).collect::<Vec<_>>());
+    assert_eq!(revisions, (2..=121).collect::<Vec<_>>());
 }
 
 #[test]
