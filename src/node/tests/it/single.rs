@@ -234,12 +234,7 @@ fn watchers_get_history_then_the_present() {
     world.run(100);
     let responses = world.responses(id);
     assert!(responses[0].created);
-    let revisions: Vec<i64> = responses
-        .iter()
-        .flat_map(|r| &r.events)
-        .map(|e| e.kv.as_ref().unwrap().mod_revision)
-        .collect();
-    assert_eq!(revisions, (2..=3002).collect::<Vec<_>>());
+    assert_eq!(revisions(&responses), (2..=3002).collect::<Vec<_>>());
     for event in responses.iter().flat_map(|r| &r.events) {
         let kv = event.kv.as_ref().unwrap();
         assert_eq!(event.prev_kv.is_none(), kv.create_revision == kv.mod_revision);
@@ -255,19 +250,10 @@ fn a_slow_watcher_costs_nothing_and_loses_nothing() {
     for i in 0..1000 {
         world.put(id, "k", &i.to_string());
     }
-    let mut revisions = Vec::new();
     let first = world.responses(id);
     assert!(first.len() <= norn_node::RESPONSES_IN_FLIGHT_MAX, "{}", first.len());
-    let mut responses = first;
-    while !responses.is_empty() {
-        revisions.extend(
-            responses.iter().flat_map(|r| &r.events).map(|e| e.kv.as_ref().unwrap().mod_revision),
-        );
-        world.input(id, Input::WatchDrained { stream, count: responses.len() });
-        world.run(20);
-        responses = world.responses(id);
-    }
-    assert_eq!(revisions, (2..=1001).collect::<Vec<_>>());
+    let responses = drain(&mut world, id, stream, first);
+    assert_eq!(revisions(&responses), (2..=1001).collect::<Vec<_>>());
 }
 
 /// Large values: what it has not taken is bounded in bytes, and so is each step through history.
@@ -282,24 +268,38 @@ fn a_slow_watcher_of_large_values_costs_some_megabytes() {
         world.put(id, "k", &"v".repeat(VALUE));
     }
     let limits = *world.node(id).watchers().limits();
-    let mut responses = world.responses(id);
+    let first = world.responses(id);
     // (Each response has the value before, too.)
-    let live: usize = responses.iter().map(Message::encoded_len).sum();
+    let live: usize = first.iter().map(Message::encoded_len).sum();
     assert!(live >= limits.bytes_in_flight && live < limits.bytes_in_flight + 3 * VALUE, "{live}");
-    let mut revisions = Vec::new();
-    while !responses.is_empty() {
-        for response in &responses {
-            let len = response.encoded_len();
-            assert!(len < 2 * (limits.catch_up_bytes + VALUE), "{len}");
-        }
-        revisions.extend(
-            responses.iter().flat_map(|r| &r.events).map(|e| e.kv.as_ref().unwrap().mod_revision),
-        );
-        world.input(id, Input::WatchDrained { stream, count: responses.len() });
-        world.run(20);
-        responses = world.responses(id);
+    let responses = drain(&mut world, id, stream, first);
+    for response in &responses {
+        let len = response.encoded_len();
+        assert!(len < 2 * (limits.catch_up_bytes + VALUE), "{len}");
     }
-    assert_eq!(revisions, (2..=121).collect::<Vec<_>>());
+    assert_eq!(revisions(&responses), (2..=121).collect::<Vec<_>>());
+}
+
+/// Takes what there is and what comes because it was taken, to the end.
+fn drain(
+    world: &mut World,
+    id: u64,
+    stream: StreamId,
+    first: Vec<pb::WatchResponse>,
+) -> Vec<pb::WatchResponse> {
+    let (mut all, mut next) = (Vec::new(), first);
+    while !next.is_empty() {
+        world.input(id, Input::WatchDrained { stream, count: next.len() });
+        all.append(&mut next);
+        world.run(20);
+        next = world.responses(id);
+    }
+    all
+}
+
+fn revisions(responses: &[pb::WatchResponse]) -> Vec<i64> {
+    let events = responses.iter().flat_map(|response| &response.events);
+    events.map(|event| event.kv.as_ref().unwrap().mod_revision).collect()
 }
 
 #[test]
