@@ -20,9 +20,9 @@ use crate::Reader;
 use crate::boot::BootError;
 use crate::export::{KEY_BUCKET, TABLES, bucket_name};
 
-/// Revisions per batch, and bytes of their values: bounds memory to a few megabytes and one value.
-const BATCH_RECORDS: usize = 8_192;
-const BATCH_BYTES: usize = 4 << 20;
+/// Revisions per batch, and bytes of their values: half a millisecond of work, after which the disk's thread may rest.
+const BATCH_RECORDS: usize = 256;
+const BATCH_BYTES: usize = 128 << 10;
 
 /// The highest revision and version that is believed: a million writes a second do not get there in a hundred thousand years, and one
 /// more is a number still.

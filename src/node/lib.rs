@@ -40,6 +40,7 @@ mod image;
 mod import;
 mod input;
 mod inspect;
+mod learners;
 mod lease;
 mod limits;
 mod members;

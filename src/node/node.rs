@@ -17,6 +17,7 @@ use crate::export::Exports;
 use crate::house::House;
 use crate::image::Images;
 use crate::input::{Input, NodeEvent, Ready, Severity, Token};
+use crate::learners::LearnerMail;
 use crate::lease::Lessor;
 use crate::members::Members;
 use crate::pace::{self, Pace};
@@ -81,6 +82,7 @@ pub struct Node<R> {
 
     pub(crate) watchers: Watchers,
     pub(crate) compactor: Compactor,
+    pub(crate) learner_mail: LearnerMail,
     pub(crate) exports: Exports,
     pub(crate) images: Images,
     pub(crate) publish: Publish,
@@ -209,6 +211,7 @@ impl<R: Reader> Node<R> {
             self.image_due(),
             self.saving_due(),
             self.collector_due(),
+            self.learner_mail.due(),
         ];
         due.into_iter().flatten().fold(self.next_tick, Time::min)
     }
@@ -232,6 +235,7 @@ impl<R: Reader> Node<R> {
                 break;
             }
         }
+        self.post_to_learners();
         // (What failed was perhaps half applied, and nobody may be shown that; nor does anything go on once a read has failed.)
         if !self.is_failed {
             self.release_reads();
@@ -277,7 +281,7 @@ impl<R: Reader> Node<R> {
                 }
                 MessageKind::Snap => self.start_snapshot(message),
                 _ if self.members.is_removed(message.to.0) => {}
-                _ => self.out.messages.push(message),
+                _ => self.post(message),
             }
         }
         debug_assert!(votes.is_empty(), "a candidate's term is new, and so to be written");

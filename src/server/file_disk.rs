@@ -18,6 +18,7 @@ use norn_storage::{Completion, Disk, DiskBatch, DiskError, DiskOp, DiskQueue, Di
 
 use self::writer::Writer;
 use crate::metrics::DiskMetrics;
+use crate::rest;
 
 mod writer;
 
@@ -206,6 +207,7 @@ impl DiskRead for FileReader {
     }
 
     fn read_at(&self, file: &FileName, offset: u64, len: usize) -> Result<Bytes, DiskError> {
+        rest::if_due();
         let handle = self.root.reader(file)?;
         let mut len = len;
         if len > UNASKED_BYTES {
@@ -243,6 +245,7 @@ impl DiskRead for FileDisk {
 
 impl Disk for FileDisk {
     fn execute(&mut self, op: &DiskOp) -> Result<(), DiskError> {
+        rest::if_due();
         self.writer.run(op)
     }
 

@@ -37,6 +37,7 @@ pub mod profile_file;
 pub mod profiles;
 pub mod received;
 pub mod recipes;
+pub mod rest;
 pub mod runtime;
 pub mod serve;
 pub mod streams;

@@ -98,6 +98,8 @@ impl Side<'_> {
             servers.join("joining", |peer| block_on(whole::add_learner(&base, peer)))
         });
         self.waits("while a member joins", &joins?);
+        // (What of that is for a member more on the machine, and not for its joining.)
+        self.waits("beside the member that joined", &block_on(workload(&half))?);
 
         let overload = Options {
             clients: OVERLOAD_CLIENTS,

@@ -9,6 +9,8 @@ use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 pub use tokio::select;
 
+use crate::rest;
+
 pub mod net;
 pub mod profile;
 
@@ -72,7 +74,7 @@ pub fn block_on<F: Future>(program: F) -> std::io::Result<F::Output> {
 /// members on the machine, not to anything on this one: whoever needs it waits for it.)
 const INSTALL_NICE: i32 = 10;
 
-/// Lets a node take in a snapshot, on a thread that gives way to others. This one waits for it.
+/// Lets a node take in a snapshot, on a thread that gives way to others, and rests. This one waits for it.
 pub fn install(node: &mut Node<disk::Reader>, disk: &mut disk::Disk) {
     let mut is_done = false;
     std::thread::scope(|scope| {
@@ -80,6 +82,7 @@ pub fn install(node: &mut Node<disk::Reader>, disk: &mut disk::Disk) {
         let _ = gentle.spawn_scoped(scope, || {
             // (Where that is not allowed, it is as fast as the others.)
             let _ = setpriority_process(Some(gettid()), INSTALL_NICE);
+            rest::begin();
             node.install(disk);
             is_done = true;
         });

@@ -118,41 +118,44 @@ fn a_member_left_behind_gets_a_snapshot() {
     until_equal(&mut world);
 }
 
-#[test]
-fn members_come_and_go() {
-    let (mut world, leader) = three();
+/// Adds a learner and starts it.
+fn with_learner(world: &mut World, leader: u64) -> u64 {
     world.run(6_000);
-    let others = followers(&world, leader);
-    for from in &others {
-        world.input(leader, Input::PeerActive { id: *from, active: true });
+    for from in followers(world, leader) {
+        world.input(leader, Input::PeerActive { id: from, active: true });
     }
     world.run(6_000);
     let add = pb::MemberAddRequest { peer_ur_ls: vec!["http://n4:2380".into()], is_learner: true };
     let added: pb::MemberAddResponse = world.call(leader, Method::MemberAdd, &add).unwrap();
-    let member = added.member.unwrap();
     assert_eq!(added.members.len(), 4);
+    let member_id = added.member.unwrap().id;
+    let mut config = Config::new("n4", "http://n4:2380");
+    config.start =
+        Start::Join { cluster_id: world.node(leader).cluster_id(), member_id, members: Vec::new() };
+    world.add(member_id, config);
+    member_id
+}
+
+#[test]
+fn members_come_and_go() {
+    let (mut world, leader) = three();
+    let others = followers(&world, leader);
+    let learner = with_learner(&mut world, leader);
     let second =
         pb::MemberAddRequest { peer_ur_ls: vec!["http://n5:2380".into()], is_learner: true };
     let error = world.call::<pb::MemberAddResponse>(leader, Method::MemberAdd, &second);
     assert_eq!(error.unwrap_err(), Error::TooManyLearners);
-    let mut config = Config::new("n4", "http://n4:2380");
-    config.start = Start::Join {
-        cluster_id: world.node(leader).cluster_id(),
-        member_id: member.id,
-        members: Vec::new(),
-    };
-    world.add(member.id, config);
     until_equal(&mut world);
     let refused = world.call::<pb::RangeResponse>(
-        member.id,
+        learner,
         Method::Range,
         &pb::RangeRequest { key: "k".into(), ..Default::default() },
     );
     assert_eq!(refused.unwrap_err(), Error::NotSupportedForLearner);
-    let promote = pb::MemberPromoteRequest { id: member.id };
+    let promote = pb::MemberPromoteRequest { id: learner };
     let _: pb::MemberPromoteResponse = world.call(leader, Method::MemberPromote, &promote).unwrap();
     world.run(500);
-    world.put(member.id, "from", "four");
+    world.put(learner, "from", "four");
     let remove = pb::MemberRemoveRequest { id: others[0] };
     let removed: pb::MemberRemoveResponse =
         world.call(leader, Method::MemberRemove, &remove).unwrap();
@@ -160,6 +163,41 @@ fn members_come_and_go() {
     world.run(500);
     world.nodes.remove(&others[0]);
     assert_eq!(world.get(others[1], "from").as_deref(), Some("four"));
+    until_equal(&mut world);
+}
+
+#[test]
+fn a_learner_is_told_of_many_writes_at_once() {
+    let (mut world, leader) = three();
+    let learner = with_learner(&mut world, leader);
+    until_equal(&mut world);
+    world.run(1_000);
+    let matched = |world: &World, id: u64| {
+        let mut all = world.node(leader).raft().progress();
+        all.find(|(member, _)| member.0 == id).unwrap().1.matched.0
+    };
+    let put_all = |world: &mut World, values: &[String]| {
+        let calls: Vec<_> = values
+            .iter()
+            .map(|value| world.start_call(leader, Method::Put, &put("k", value)))
+            .collect();
+        world.settle();
+        for call in calls {
+            assert!(world.nodes[&leader].seen.replies.contains_key(&call), "nobody waits for it");
+        }
+    };
+    let before = matched(&world, learner);
+    for i in 0..20 {
+        put_all(&mut world, &[i.to_string()]);
+    }
+    assert_eq!(matched(&world, leader), before + 20);
+    assert_eq!(matched(&world, learner), before, "no time has passed");
+    world.run(20);
+    assert_eq!(matched(&world, learner), before + 20);
+
+    put_all(&mut world, &["v".repeat(70_000)]);
+    assert_eq!(matched(&world, learner), before + 21, "that is company enough");
+    world.run(20);
     until_equal(&mut world);
 }
 
