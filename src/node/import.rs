@@ -20,7 +20,8 @@ use crate::Reader;
 use crate::boot::BootError;
 use crate::export::{KEY_BUCKET, TABLES, bucket_name};
 
-/// Revisions per batch, and bytes of their values: half a millisecond of work, after which the disk's thread may rest.
+/// Revisions per batch, and bytes of their values: bounds memory to little and one value, and is half a millisecond of work, after which
+/// the thread may rest.
 const BATCH_RECORDS: usize = 256;
 const BATCH_BYTES: usize = 128 << 10;
 

@@ -45,11 +45,16 @@ impl<R: Reader> Node<R> {
         }
     }
 
-    /// Sends learners what waits for it, if it is time.
-    pub(crate) fn post_to_learners(&mut self) {
-        if self.learner_mail.due().is_none_or(|due| due > self.now) {
-            return;
+    /// Sends learners what waits, if it is time.
+    pub(crate) fn post_what_is_due(&mut self) {
+        if self.learner_mail.due().is_some_and(|due| due <= self.now) {
+            self.post_what_waits();
         }
+    }
+
+    /// Sends learners what waits. (Before the membership changes: what a voter is sent at once must not overtake what it was sent as a
+    /// learner, which would look as if entries were lost.)
+    pub(crate) fn post_what_waits(&mut self) {
         let mail = std::mem::take(&mut self.learner_mail);
         let members = &self.members;
         let sent = mail.messages.into_iter().filter(|message| !members.is_removed(message.to.0));

@@ -235,7 +235,7 @@ impl<R: Reader> Node<R> {
                 break;
             }
         }
-        self.post_to_learners();
+        self.post_what_is_due();
         // (What failed was perhaps half applied, and nobody may be shown that; nor does anything go on once a read has failed.)
         if !self.is_failed {
             self.release_reads();

@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_wants_to_and_only_now_and_then() {
+    fn a_thread_that_asked_for_it_rests_again_and_again() {
         let spin = || {
             let since = Instant::now();
             while since.elapsed() < RUN {}

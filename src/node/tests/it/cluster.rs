@@ -2,6 +2,7 @@
 
 use norn_node::{Config, Error, Host, Input, Method, Node, Start};
 use norn_proto::etcdserverpb as pb;
+use norn_raft::ProgressState;
 use norn_storage::{DiskQueue, DiskRead, FileName, MemDisk};
 
 use crate::world::{Seen, World, bytes, put};
@@ -197,6 +198,30 @@ fn a_learner_is_told_of_many_writes_at_once() {
 
     put_all(&mut world, &["v".repeat(70_000)]);
     assert_eq!(matched(&world, learner), before + 21, "that is company enough");
+    world.run(20);
+    until_equal(&mut world);
+}
+
+#[test]
+fn a_promoted_learner_is_sent_first_what_waited_for_company() {
+    let (mut world, leader) = three();
+    let learner = with_learner(&mut world, leader);
+    until_equal(&mut world);
+    world.run(1_000);
+    world.start_call(leader, Method::Put, &put("k", "waits"));
+    world.settle();
+    let promote = pb::MemberPromoteRequest { id: learner };
+    let promoted = world.start_call(leader, Method::MemberPromote, &promote);
+    world.settle();
+    world.start_call(leader, Method::Put, &put("k", "is sent at once"));
+    let state = |world: &World| {
+        let mut all = world.node(leader).raft().progress();
+        all.find(|(member, _)| member.0 == learner).unwrap().1.state
+    };
+    while world.deliver() {
+        assert_eq!(state(&world), ProgressState::Replicate, "nothing seems lost");
+    }
+    let _: pb::MemberPromoteResponse = world.finish(leader, promoted).unwrap();
     world.run(20);
     until_equal(&mut world);
 }
