@@ -417,6 +417,7 @@ impl Options {
             reads: *rng.pick(&[many.reads as u64, 8, 2]) as usize,
             log_bytes: *rng.pick(&[many.log_bytes as u64, 20_000, 2_000]) as usize,
             inflight_bytes: *rng.pick(&[many.inflight_bytes, 5_000, 500]),
+            turn_bytes: *rng.pick(&[many.turn_bytes, 5_000, 500]),
         };
     }
 

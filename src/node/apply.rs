@@ -402,7 +402,6 @@ impl<R: Reader> Node<R> {
                 ..ConfChangeV2::default()
             },
         };
-        self.post_what_waits();
         if let Err(error) = self.raft.apply_conf_change(&effective) {
             // The database says otherwise who the members are.
             return self.fail(&format!("entry {}: {error}", self.applied));

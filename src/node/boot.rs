@@ -24,7 +24,7 @@ use crate::house::House;
 use crate::image::Images;
 use crate::import::{import, wipe};
 use crate::input::{NodeEvent, Ready};
-use crate::learners::LearnerMail;
+use crate::mail::Mail;
 use crate::node::Publish;
 use crate::pace::Pace;
 use crate::reads::Reads;
@@ -181,7 +181,7 @@ impl<R: Reader> Node<R> {
                 config.watch_limits,
             ),
             compactor: Compactor::new(config.auto_compaction, now),
-            learner_mail: LearnerMail::default(),
+            mail: Mail::default(),
             exports: Exports::default(),
             images: Images::new(state.scanned_bytes, state.image),
             publish: Publish::Wanted,

@@ -114,7 +114,7 @@ impl Config {
             quota_bytes: 0,
             request_bytes_max: 1_572_864,
             txn_ops_max: 128,
-            message_bytes_max: 1 << 20,
+            message_bytes_max: 64 << 10,
             snapshot_count: 10_000,
             checkpoint_interval_ms: 1_000,
             catch_up_entries: 5_000,

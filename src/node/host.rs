@@ -53,6 +53,7 @@ impl<D: Disk, R: Reader> Host<D, R> {
         inputs: impl IntoIterator<Item = Input>,
         ports: &mut impl Ports,
     ) -> Time {
+        self.node.step(now, Input::Wake);
         for input in inputs {
             self.node.step(now, input);
         }
@@ -60,7 +61,6 @@ impl<D: Disk, R: Reader> Host<D, R> {
             while let Some(completion) = self.disk.poll() {
                 self.node.step(now, Input::Disk(completion));
             }
-            self.node.step(now, Input::Wake);
             if let Some((ready, ticket)) = self.node.ready() {
                 // The disk first: the sooner a sync starts, the sooner it ends.
                 for batch in ready.disk {

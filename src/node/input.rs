@@ -46,7 +46,7 @@ pub enum Method {
 
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Time passed, nothing else.
+    /// A turn begins. (Time passed, perhaps nothing else.)
     Wake,
     Call {
         token: Token,

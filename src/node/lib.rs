@@ -40,9 +40,10 @@ mod image;
 mod import;
 mod input;
 mod inspect;
-mod learners;
+
 mod lease;
 mod limits;
+mod mail;
 mod members;
 mod node;
 mod pace;

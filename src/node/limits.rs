@@ -26,9 +26,11 @@ pub struct Limits {
     pub uncommitted_bytes: u64,
     /// Messages with entries on their way to one member, as etcd sets it.
     pub inflight_messages: usize,
-    /// Payload bytes of them (of one message at the least). etcd has no limit; here it is what a member that comes back is sent at once:
-    /// a few milliseconds of the leader's thread, and 40 MB/s over a round trip of 200 ms.
+    /// Payload bytes of them (of one message at the least). etcd has no limit; here it is what a member that
+    /// comes back has not acknowledged: 40 MB/s over a round trip of 200 ms.
     pub inflight_bytes: u64,
+    /// Payload bytes sent to one member in one turn (of one message at the least): half a millisecond.
+    pub turn_bytes: u64,
     /// Rounds of reads that wait for the leader's quorum. Members ask for one at a time and ask again.
     pub reads: usize,
     /// Bytes of applied entries kept in memory for members that are behind. Those that need older ones are sent a snapshot.
@@ -45,6 +47,7 @@ impl Default for Limits {
             uncommitted_bytes: 512 << 20,
             inflight_messages: 512,
             inflight_bytes: 8 << 20,
+            turn_bytes: 256 << 10,
             reads: 65_536,
             log_bytes: 256 << 20,
         }
@@ -63,7 +66,7 @@ pub struct Holding {
 
 impl<R: Reader> Node<R> {
     /// What this node holds for others, with the limits.
-    pub fn holdings(&self) -> [Holding; 14] {
+    pub fn holdings(&self) -> [Holding; 15] {
         let limits = &self.config.limits;
         let count = |what, count, limit| Holding { what, count, limit, is_bytes: false };
         let bytes = |what, count, limit| Holding { what, count, limit, is_bytes: true };
@@ -98,6 +101,11 @@ impl<R: Reader> Node<R> {
                 "entries on their way to a member",
                 to_usize(in_flight().map(Inflights::bytes).max().unwrap_or(0)),
                 // (The last message may be a whole one.)
+                to_usize(self.config.inflight_bytes() + self.config.message_bytes_max),
+            ),
+            bytes(
+                "entries that have not left for a member",
+                to_usize(self.mail.bytes()),
                 to_usize(self.config.inflight_bytes() + self.config.message_bytes_max),
             ),
             bytes(

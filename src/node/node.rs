@@ -17,8 +17,8 @@ use crate::export::Exports;
 use crate::house::House;
 use crate::image::Images;
 use crate::input::{Input, NodeEvent, Ready, Severity, Token};
-use crate::learners::LearnerMail;
 use crate::lease::Lessor;
+use crate::mail::Mail;
 use crate::members::Members;
 use crate::pace::{self, Pace};
 use crate::reads::Reads;
@@ -82,7 +82,7 @@ pub struct Node<R> {
 
     pub(crate) watchers: Watchers,
     pub(crate) compactor: Compactor,
-    pub(crate) learner_mail: LearnerMail,
+    pub(crate) mail: Mail,
     pub(crate) exports: Exports,
     pub(crate) images: Images,
     pub(crate) publish: Publish,
@@ -141,15 +141,18 @@ impl<R: Reader> Node<R> {
             return;
         }
         self.now = self.now.max(now);
-        if pace::is_asked(&input) {
+        if pace::asks(&input) {
             self.asked_at = self.now;
         }
         match input {
-            Input::Wake => {}
+            Input::Wake => self.mail.turn_begins(),
             Input::Call { token, method, body } => self.call(token, method, body),
             Input::Forget { token } => self.forget(token),
             Input::Peer(message) => self.peer_message(message),
-            Input::Unreachable { id } => self.raft.report_unreachable(NodeId(id)),
+            Input::Unreachable { id } => {
+                self.mail.forget(id);
+                self.raft.report_unreachable(NodeId(id));
+            }
             Input::PeerActive { id, active } => {
                 let now = self.now;
                 let peer = self.peers.entry(id).or_default();
@@ -211,7 +214,7 @@ impl<R: Reader> Node<R> {
             self.image_due(),
             self.saving_due(),
             self.collector_due(),
-            self.learner_mail.due(),
+            self.mail_due(),
         ];
         due.into_iter().flatten().fold(self.next_tick, Time::min)
     }
@@ -235,7 +238,6 @@ impl<R: Reader> Node<R> {
                 break;
             }
         }
-        self.post_what_is_due();
         // (What failed was perhaps half applied, and nobody may be shown that; nor does anything go on once a read has failed.)
         if !self.is_failed {
             self.release_reads();
@@ -243,6 +245,7 @@ impl<R: Reader> Node<R> {
         if self.is_failed {
             return;
         }
+        self.post_what_is_due();
         self.background();
         self.commit_applied();
         self.flush_bulk();
@@ -273,6 +276,7 @@ impl<R: Reader> Node<R> {
             match message.kind {
                 MessageKind::StorageAppend => {
                     message.responses.append(&mut votes);
+                    self.mail.grows(&message);
                     self.work.appends.push_back(message);
                 }
                 MessageKind::StorageApply => {
@@ -309,6 +313,7 @@ impl<R: Reader> Node<R> {
     }
 
     fn leader_changed(&mut self, leader: NodeId, role: Role) {
+        self.drop_mail(role);
         if role != Role::Leader && self.lessor.is_primary() && !planted!(RevokeByExLeader) {
             self.lessor.demote();
             let waits = std::mem::take(&mut self.lease_waits);

@@ -23,7 +23,7 @@ impl Pace {
 }
 
 /// A client waits for it, on this member or on its leader.
-pub(crate) fn is_asked(input: &Input) -> bool {
+pub(crate) fn asks(input: &Input) -> bool {
     match input {
         Input::Call { .. } => true,
         Input::Peer(message) => message.kind == MessageKind::App && !message.entries.is_empty(),
@@ -34,8 +34,12 @@ pub(crate) fn is_asked(input: &Input) -> bool {
 impl<R: Reader> Node<R> {
     /// When the next piece may be done.
     pub(crate) fn due(&self, pace: Pace, pause_ms: u64) -> Time {
-        let is_asked = self.asked_at + ASKED_MS >= self.now;
-        let pause_ms = if is_asked { pause_ms } else { 0 };
+        let pause_ms = if self.is_asked() { pause_ms } else { 0 };
         (pace.stepped_at + pause_ms).max(self.now)
+    }
+
+    /// Somebody asked for something a moment ago.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked_at + ASKED_MS >= self.now
     }
 }

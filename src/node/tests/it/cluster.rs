@@ -203,6 +203,44 @@ fn a_learner_is_told_of_many_writes_at_once() {
 }
 
 #[test]
+fn a_learner_catches_up_twice_as_fast_as_the_log_grows() {
+    const KB: usize = 1_000;
+    let (mut world, leader) = three();
+    let learner = with_learner(&mut world, leader);
+    until_equal(&mut world);
+    world.run(1_000);
+    let value = "v".repeat(10 * KB);
+    let put_some = |world: &mut World, values: usize| {
+        for _ in 0..values {
+            world.start_call(leader, Method::Put, &put("k", &value));
+            world.settle();
+        }
+    };
+    let behind = |w: &World| w.node(leader).applied() - w.node(learner).applied();
+    put_some(&mut world, 400);
+    assert!((390..400).contains(&behind(&world)), "no time has passed");
+    // What it is sent at once while the log grows by so many values every ten milliseconds.
+    let at_once = |world: &mut World, values: usize| {
+        world.run(10);
+        world.most_at_once.clear();
+        for _ in 0..5 {
+            put_some(world, values);
+            world.run(10);
+        }
+        world.most_at_once[&(leader, learner)] / KB
+    };
+    // (At first a megabyte: the log has grown by four.)
+    assert_eq!(at_once(&mut world, 1), 60);
+    assert_eq!(at_once(&mut world, 10), 200);
+    assert!(behind(&world) > 150);
+    world.most_at_once.clear();
+    world.run(200);
+    let most = world.most_at_once[&(leader, learner)] / KB;
+    assert!((240..=262).contains(&most), "nobody asks any more: {most}");
+    until_equal(&mut world);
+}
+
+#[test]
 fn a_promoted_learner_is_sent_first_what_waited_for_company() {
     let (mut world, leader) = three();
     let learner = with_learner(&mut world, leader);

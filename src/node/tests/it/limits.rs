@@ -111,6 +111,41 @@ fn a_member_that_comes_back_is_sent_so_much_at_once() {
 }
 
 #[test]
+fn a_turn_sends_so_much_to_a_member_and_no_more() {
+    let (mut world, leader, [behind, _]) = three(|config| {
+        config.message_bytes_max = 2_000;
+        config.limits.turn_bytes = 10_000;
+    });
+    world.cut.extend([(leader, behind), (behind, leader)]);
+    for _ in 0..100 {
+        world.put(leader, "k", &"v".repeat(1_000));
+    }
+    world.cut.clear();
+    world.most_at_once.clear();
+    let waits = |world: &World| {
+        let all = world.node(leader).holdings();
+        let what = "entries that have not left for a member";
+        all.iter().find(|held| held.what == what).unwrap().count
+    };
+    while waits(&world) == 0 {
+        if !world.deliver() {
+            world.now = world.now + 10;
+            world.input(leader, Input::Wake);
+        }
+    }
+    let mut turns = 0;
+    while waits(&world) > 0 {
+        assert_eq!(world.node(leader).deadline(), world.now, "what is left has the next turn");
+        world.input(leader, Input::Wake);
+        turns += 1;
+    }
+    assert!((8..=12).contains(&turns), "{turns}");
+    assert!((8_000..=12_000).contains(&world.most_at_once[&(leader, behind)]));
+    world.settle();
+    assert_eq!(world.node(behind).applied(), world.node(leader).applied());
+}
+
+#[test]
 fn a_lease_costs_64_bytes_of_the_quota() {
     const QUOTA: u64 = 30_000;
     let mut world = World::new(1, |config| config.quota_bytes = QUOTA as i64);

@@ -19,6 +19,8 @@ pub struct World {
     pub configs: BTreeMap<u64, Config>,
     /// Pairs (from, to) between which nothing gets through.
     pub cut: BTreeSet<(u64, u64)>,
+    /// Payload bytes that one turn sent from a member to another, the most of all turns.
+    pub most_at_once: BTreeMap<(u64, u64), usize>,
     network: VecDeque<Message>,
     next_token: u64,
 }
@@ -74,6 +76,7 @@ impl World {
             disks: BTreeMap::new(),
             configs: BTreeMap::new(),
             cut: BTreeSet::new(),
+            most_at_once: BTreeMap::new(),
             network: VecDeque::new(),
             next_token: 0,
         };
@@ -123,6 +126,15 @@ impl World {
 
     fn collect(&mut self, id: u64) {
         let seen = &mut self.nodes.get_mut(&id).unwrap().seen;
+        let mut sent: BTreeMap<_, usize> = BTreeMap::new();
+        for message in &seen.sent {
+            let bytes: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
+            *sent.entry((id, message.to.0)).or_default() += bytes;
+        }
+        for (pair, bytes) in sent {
+            let most = self.most_at_once.entry(pair).or_default();
+            *most = bytes.max(*most);
+        }
         self.network.extend(seen.sent.drain(..));
         let snapshots: Vec<(Message, FileName)> = seen
             .events
