@@ -29,7 +29,7 @@ pub struct Limits {
     /// Payload bytes of them (of one message at the least). etcd has no limit; here it is what a member that
     /// comes back has not acknowledged: 40 MB/s over a round trip of 200 ms.
     pub inflight_bytes: u64,
-    /// Payload bytes sent to one member in one turn (of one message at the least): half a millisecond.
+    /// Payload bytes from which nothing more is sent to a member in this turn: half a millisecond.
     pub turn_bytes: u64,
     /// Rounds of reads that wait for the leader's quorum. Members ask for one at a time and ask again.
     pub reads: usize,

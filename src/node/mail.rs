@@ -7,7 +7,7 @@
 //! Learners are sent even less, and later: their acknowledgements count in no quorum, so nobody waits for them. A busy leader has thousands
 //! of turns a second, with a few entries each. A message, a write, a sync and an acknowledgement for every one of them would cost a learner
 //! as much as they cost a voter, and the leader and the disk as well. So what they are sent waits for company. And one that catches up does it
-//! twice as fast as the log grows, not as fast as it can: on a machine that has other members, too, those are in somebody's way.
+//! twice as fast as the log grows, not as fast as it can: that would take a core, and perhaps the machine has other members.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,14 +17,14 @@ use crate::{Node, Reader, Time};
 
 /// So long at most: what a learner is behind. It would take it a hundred times as long to think that its leader is gone.
 const WAIT_MS: u64 = 5;
-/// Of entries so much is company enough, and so much a learner that catches up is sent at once at the least.
+/// Of entries so much is company enough.
 const COMPANY_BYTES: u64 = 64 << 10;
-/// And at the most: no log grows by 250 MB/s for long.
-const LEARNER_BYTES_MAX: u64 = 1 << 20;
-/// Between two times that a learner which catches up is sent something, while somebody asks: 32 MB/s, or what the log's growth makes of it.
+/// Between two times that a learner which catches up is sent something, while somebody asks.
 const PAUSE_MS: u64 = 2;
-/// A learner catches up if it is sent more than there comes.
-const TIMES_GROWTH: u64 = 2;
+/// What it is allowed each time is twice what the log has grown by, or so much more than that: 8 MB/s.
+const MORE_BYTES_MIN: u64 = 16 << 10;
+/// All that it is allowed each time: no log grows by 250 MB/s for long.
+const LEARNER_BYTES_MAX: u64 = 1 << 20;
 
 /// What waits for one member.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ struct Queue {
     messages: VecDeque<Message>,
     /// Payload of them.
     bytes: u64,
-    /// The last one, which says all that those before it said. (Behind messages that tell of entries, for it has the later commit index.)
+    /// The last one, which says all that those before it said.
     heartbeat: Option<Message>,
     /// Since when something waits.
     since: Option<Time>,
@@ -41,6 +41,8 @@ struct Queue {
     sent_in_turn: u64,
     /// What the log had grown to when something was sent last, or nothing waited.
     grown_before: u64,
+    /// What a learner was sent beyond what it was allowed, a message being sent whole or not at all.
+    ahead: u64,
 }
 
 impl Queue {
@@ -63,16 +65,13 @@ impl Queue {
         is_next
     }
 
-    /// Up to so many bytes, or one message in this turn that is longer.
-    fn send(&mut self, bytes: u64, now: Time, out: &mut Vec<Message>) {
+    /// Messages until they have so many bytes. What they have is returned.
+    fn send(&mut self, bytes: u64, now: Time, out: &mut Vec<Message>) -> u64 {
         let mut sent = 0;
-        while let Some(message) = self.messages.pop_front() {
-            let more = payload_bytes(&message);
-            if self.sent_in_turn + sent > 0 && sent + more > bytes {
-                self.messages.push_front(message);
-                break;
-            }
-            sent += more;
+        while sent < bytes
+            && let Some(message) = self.messages.pop_front()
+        {
+            sent += payload_bytes(&message);
             out.push(message);
         }
         out.extend(self.heartbeat.take());
@@ -80,6 +79,7 @@ impl Queue {
         self.sent_in_turn += sent;
         self.sent_at = now;
         self.since = (!self.messages.is_empty()).then_some(now);
+        sent
     }
 }
 
@@ -130,7 +130,7 @@ impl<R: Reader> Node<R> {
         let grown = self.mail.grown;
         let queue = self.mail.queues.entry(message.to.0).or_default();
         if queue.since.is_none() {
-            queue.grown_before = grown;
+            (queue.grown_before, queue.ahead) = (grown, 0);
         }
         if message.kind == MessageKind::Heartbeat {
             queue.since.get_or_insert(self.now);
@@ -170,14 +170,17 @@ impl<R: Reader> Node<R> {
             if !is_due || queue.sent_in_turn >= turn_bytes {
                 continue;
             }
-            let bytes = if self.learns(*member) && self.is_asked() {
-                let growth = self.mail.grown - queue.grown_before;
-                (TIMES_GROWTH * growth).clamp(COMPANY_BYTES, LEARNER_BYTES_MAX)
-            } else {
-                turn_bytes - queue.sent_in_turn
-            };
+            if !self.learns(*member) || !self.is_asked() {
+                let bytes = turn_bytes - queue.sent_in_turn;
+                queue.send(bytes, self.now, &mut self.out.messages);
+                continue;
+            }
+            let growth = self.mail.grown - queue.grown_before;
+            let allowed = (growth + MORE_BYTES_MIN.max(growth)).min(LEARNER_BYTES_MAX);
+            let sent =
+                queue.send(allowed.saturating_sub(queue.ahead), self.now, &mut self.out.messages);
+            queue.ahead = (queue.ahead + sent).saturating_sub(allowed);
             queue.grown_before = self.mail.grown;
-            queue.send(bytes, self.now, &mut self.out.messages);
         }
         self.mail.queues = queues;
     }
