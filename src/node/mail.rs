@@ -144,7 +144,9 @@ impl<R: Reader> Node<R> {
 
     /// When something is to be sent. Until then nothing is.
     pub(crate) fn mail_due(&self) -> Option<Time> {
-        self.mail.queues.iter().filter_map(|(id, queue)| self.queue_due(*id, queue)).min()
+        // (Of a node that failed nothing is sent any more.)
+        let queues = self.mail.queues.iter().filter(|_| !self.is_failed);
+        queues.filter_map(|(id, queue)| self.queue_due(*id, queue)).min()
     }
 
     fn queue_due(&self, member: u64, queue: &Queue) -> Option<Time> {
