@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::poll;
 
 #[derive(Debug)]
 pub struct Output {
@@ -44,18 +46,11 @@ pub fn finish(child: Child, limit: Duration, what: &str) -> Output {
 pub fn try_finish(mut child: Child, limit: Duration) -> Result<Output, (String, String)> {
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("a child can be waited for") {
-            break Some(status);
-        }
-        if start.elapsed() > limit {
-            drop(child.kill());
-            drop(child.wait());
-            break None;
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
+    let status = poll::end_within(limit, &mut child);
+    if status.is_none() {
+        drop(child.kill());
+        drop(child.wait());
+    }
     let (stdout, stderr) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
     match status {
         Some(status) => Ok(Output { status, stdout, stderr }),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -201,32 +201,24 @@ impl Server {
 
     /// Waits for a line of the process running now that contains `text`, and gives it back.
     pub fn wait_log(&mut self, text: &str) -> String {
-        let start = Instant::now();
-        let mut ended = false;
-        loop {
-            if let Some(line) = self.lines().into_iter().find(|l| l.contains(text)) {
-                return line;
-            }
+        let mut has_ended = false;
+        let found = poll::within(READY_LIMIT, || {
+            let found = self.lines().into_iter().find(|line| line.contains(text));
             // One more look after the end, when all has been read.
-            assert!(
-                !ended,
-                "{} ended while waiting for {text:?}\n{}",
-                self.setup.name,
-                self.tail()
-            );
-            assert!(
-                start.elapsed() < READY_LIMIT,
-                "{}: no line {text:?} after {READY_LIMIT:?}\n{}",
-                self.setup.name,
-                self.tail()
-            );
-            thread::sleep(Duration::from_millis(5));
+            if found.is_some() || has_ended {
+                return Some(found);
+            }
             let child = self.child.as_mut().expect("the server was launched");
             if child.try_wait().expect("a child can be waited for").is_some() {
                 self.read_out();
-                ended = true;
+                has_ended = true;
             }
-        }
+            None
+        });
+        found.flatten().unwrap_or_else(|| {
+            let why = if has_ended { "ended" } else { "went on" };
+            panic!("{} {why} without a line {text:?}\n{}", self.setup.name, self.tail())
+        })
     }
 
     /// The process has ended: its log has an end, too.
@@ -303,18 +295,12 @@ impl Server {
 
     pub fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
         let mut child = self.child.take().expect("the server is running");
-        let start = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait().expect("a child can be waited for") {
-                self.read_out();
-                return status;
-            }
-            if start.elapsed() > limit {
-                self.child = Some(child);
-                panic!("{} still runs after {limit:?}\n{}", self.setup.name, self.tail());
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
+        let Some(status) = poll::end_within(limit, &mut child) else {
+            self.child = Some(child);
+            panic!("{} still runs after {limit:?}\n{}", self.setup.name, self.tail());
+        };
+        self.read_out();
+        status
     }
 
     /// kill -9 and start again on what is on disk.

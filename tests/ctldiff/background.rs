@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use norn_tests::poll;
 use rustix::process::{Pid, Signal, kill_process};
 
 pub struct Background {
@@ -65,20 +66,15 @@ impl Background {
     /// Until `text` was written `count` times, to either output, or the command has ended: an old etcdctl may not know a
     /// flag, and what it says then is compared like anything else.
     pub fn wait_text(&mut self, text: &str, count: usize, limit: Duration) -> Result<(), String> {
-        let start = Instant::now();
-        loop {
+        let is_written = |child: &mut Child| {
+            let outputs = [self.stdout.text(), self.stderr.text()];
+            outputs.iter().map(|output| output.matches(text).count()).sum::<usize>() >= count
+                || child.try_wait().expect("a child can be waited for").is_some()
+        };
+        poll::within(limit, || is_written(&mut self.child).then_some(())).ok_or_else(|| {
             let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
-            if stdout.matches(text).count() + stderr.matches(text).count() >= count {
-                return Ok(());
-            }
-            if self.child.try_wait().expect("a child can be waited for").is_some() {
-                return Ok(());
-            }
-            if start.elapsed() > limit {
-                return Err(format!("no {count} times {text:?} in:\n{stdout}\n{stderr}"));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            format!("no {count} times {text:?} in:\n{stdout}\n{stderr}")
+        })
     }
 
     pub fn interrupt(&self) {
@@ -87,14 +83,9 @@ impl Background {
     }
 
     pub fn finish(mut self, limit: Duration) -> Result<(ExitStatus, String, String), String> {
-        let start = Instant::now();
-        while self.child.try_wait().expect("a child can be waited for").is_none() {
-            if start.elapsed() > limit {
-                return Err(format!("still runs:\n{}\n{}", self.stdout.text(), self.stderr.text()));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let status = self.child.wait().expect("a child can be waited for");
+        let Some(status) = poll::end_within(limit, &mut self.child) else {
+            return Err(format!("still runs:\n{}\n{}", self.stdout.text(), self.stderr.text()));
+        };
         Ok((status, self.stdout.end(), self.stderr.end()))
     }
 }
