@@ -130,8 +130,12 @@ impl<R: Reader> Node<R> {
         if self.images.is_busy() {
             // (A step of the collector that is on its way may be its last, and then there is no checkpoint yet.)
             if self.step_image() && !self.house.is_collecting {
-                self.finish_image();
-                self.checkpoint();
+                // (A segment has perhaps become full while the image was written: what there is to say of it is as much as of any other.)
+                self.house.is_saving = self.save_some();
+                if !self.house.is_saving {
+                    self.finish_image();
+                    self.checkpoint();
+                }
             }
             return;
         }

@@ -30,6 +30,11 @@ impl FileName {
     pub fn base(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
+
+    /// By its name a file that the next start removes: nothing in it need ever reach the disk.
+    pub fn is_temporary(&self) -> bool {
+        self.base().starts_with("tmp-")
+    }
 }
 
 impl fmt::Display for FileName {

@@ -9,8 +9,8 @@ use bytes::{BufMut, BytesMut};
 use crate::disk::{DiskOp, DiskRead, FileName};
 
 use super::log::{Chunk, RevisionLog};
-use super::record::Slot;
-use super::segment::{LIVE_MAGIC, NO_VERSION, SEGMENT_HEADER_BYTES, Segment, SegmentName};
+use super::record::{SLOT_BYTES, Slot};
+use super::segment::{self, LIVE_MAGIC, NO_VERSION, SEGMENT_HEADER_BYTES, Segment, SegmentName};
 use super::{CollectProgress, CollectTicket, RevLogError, sealed};
 
 /// A run of the collector.
@@ -26,6 +26,8 @@ pub(super) struct Collecting {
     slots: Vec<Slot>,
     bytes: u64,
     stage: Stage,
+    /// The target's `.live` file, and the first slot that is not in it yet.
+    list: Option<(sealed::Pieces, usize)>,
     /// The step that has not been acknowledged.
     waiting: Option<u64>,
 }
@@ -33,6 +35,8 @@ pub(super) struct Collecting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Copying,
+    /// All are copied; where they stand is being written.
+    Listing,
     /// The rename is emitted.
     Finishing,
     /// No target: only removals are under way.
@@ -59,6 +63,7 @@ impl Collecting {
             slots: Vec::new(),
             bytes: 0,
             stage: Stage::Removing,
+            list: None,
             waiting: None,
         }
     }
@@ -88,7 +93,7 @@ impl<R: DiskRead> RevisionLog<R> {
         };
         if run.stage == Stage::Copying {
             match self.copy(&mut run, budget_bytes, ops) {
-                Ok(true) => self.finish(&mut run, ops),
+                Ok(true) => run.stage = Stage::Listing,
                 Ok(false) => {}
                 Err(error) => {
                     let spoilt = run.sources[run.source].0;
@@ -100,6 +105,8 @@ impl<R: DiskRead> RevisionLog<R> {
                     return Err(error);
                 }
             }
+        } else if run.stage == Stage::Listing && self.list(&mut run, budget_bytes, ops) {
+            Self::finish(&self.dir, &mut run, ops);
         }
         self.tickets += 1;
         run.waiting = Some(self.tickets);
@@ -119,7 +126,7 @@ impl<R: DiskRead> RevisionLog<R> {
                 self.garbage.push(run.target.live_file(&self.dir, 0));
                 self.garbage.push(run.tmp);
             }
-            (Stage::Copying, true) => self.collecting = Some(run),
+            (Stage::Copying | Stage::Listing, true) => self.collecting = Some(run),
             (Stage::Finishing, true) => self.replace_sources(run),
         }
     }
@@ -132,6 +139,9 @@ impl<R: DiskRead> RevisionLog<R> {
         });
         if overtaken {
             self.garbage.push(run.tmp.clone());
+            if run.list.is_some() {
+                self.garbage.push(run.target.live_file(&self.dir, 0));
+            }
             self.collecting = None;
         }
     }
@@ -205,6 +215,7 @@ impl<R: DiskRead> RevisionLog<R> {
                 generation: run.iter().map(|segment| segment.name.generation).max()? + 1,
             };
             let tmp = FileName::new(format!("{}.tmp", target.file(&self.dir)));
+            let records = run.iter().map(|segment| segment.live_records as usize).sum();
             ops.push(DiskOp::Create { file: tmp.clone() });
             ops.push(DiskOp::Write { file: tmp.clone(), offset: 0, data: target.header(0) });
             return Some(Collecting {
@@ -213,9 +224,10 @@ impl<R: DiskRead> RevisionLog<R> {
                 tmp,
                 source: 0,
                 slot: 0,
-                slots: Vec::new(),
+                slots: Vec::with_capacity(records),
                 bytes: SEGMENT_HEADER_BYTES,
                 stage: Stage::Copying,
+                list: None,
                 waiting: None,
             });
         }
@@ -260,26 +272,41 @@ impl<R: DiskRead> RevisionLog<R> {
         Ok(run.source == run.sources.len())
     }
 
+    /// Emits about `budget_bytes` of the list of what was copied; true when all of it is.
+    fn list(&self, run: &mut Collecting, budget_bytes: u64, ops: &mut Vec<DiskOp>) -> bool {
+        let (mut file, next) = run.list.take().unwrap_or_else(|| {
+            let name = run.target.live_file(&self.dir, 0);
+            let mut file = sealed::Pieces::create(name, ops);
+            file.write(segment::live_head(run.target, 0, run.bytes, 0, run.slots.len()), ops);
+            (file, 0)
+        });
+        let count = usize::try_from(budget_bytes).unwrap_or(usize::MAX) / SLOT_BYTES;
+        let to = run.slots.len().min(next + count.max(1));
+        file.write(segment::live_slots(&run.slots[next..to]), ops);
+        run.list = Some((file, to));
+        to == run.slots.len()
+    }
+
     /// Emits the end of a run: from the rename on, the new file counts.
-    fn finish(&mut self, run: &mut Collecting, ops: &mut Vec<DiskOp>) {
-        let mut segment = self.collected_segment(run);
-        let body = segment.live_body(0);
+    fn finish(dir: &FileName, run: &mut Collecting, ops: &mut Vec<DiskOp>) {
         ops.push(DiskOp::Sync { file: run.tmp.clone() });
         ops.push(DiskOp::Close { file: run.tmp.clone() });
-        sealed::write(&run.target.live_file(&self.dir, 0), LIVE_MAGIC, body, ops);
-        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
-        ops.push(DiskOp::Rename { from: run.tmp.clone(), to: segment.file });
-        ops.push(DiskOp::SyncDir { dir: self.dir.clone() });
+        if let Some((list, _)) = run.list.take() {
+            list.finish(LIVE_MAGIC, ops);
+        }
+        ops.push(DiskOp::SyncDir { dir: dir.clone() });
+        ops.push(DiskOp::Rename { from: run.tmp.clone(), to: run.target.file(dir) });
+        ops.push(DiskOp::SyncDir { dir: dir.clone() });
         run.stage = Stage::Finishing;
     }
 
-    fn collected_segment(&mut self, run: &Collecting) -> Segment {
+    fn collected_segment(&mut self, run: &mut Collecting) -> Segment {
         let (first, _) = run.sources[0];
         let low =
             self.segments.iter().find(|segment| segment.uid == first).expect("sources stay").low;
         self.next_uid += 1;
         let mut segment = Segment::new(&self.dir, run.target, self.next_uid, low, 0);
-        run.slots.iter().for_each(|slot| segment.push(*slot));
+        segment.take_slots(std::mem::take(&mut run.slots));
         segment.bytes = run.bytes;
         segment.written = run.bytes;
         segment.live_covers = run.bytes;
@@ -289,8 +316,8 @@ impl<R: DiskRead> RevisionLog<R> {
         segment
     }
 
-    fn replace_sources(&mut self, run: Collecting) {
-        let mut segment = self.collected_segment(&run);
+    fn replace_sources(&mut self, mut run: Collecting) {
+        let mut segment = self.collected_segment(&mut run);
         let is_source = |uid: u64| run.sources.iter().any(|(source, _)| *source == uid);
         let at =
             self.segments.iter().position(|segment| is_source(segment.uid)).expect("sources stay");

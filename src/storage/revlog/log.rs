@@ -78,8 +78,10 @@ struct Unwritten {
 /// Values longer than this are read straight from the file: they would sweep the cache.
 const CACHED_RECORD_BYTES_MAX: usize = 64 << 10;
 
-/// How much a scan reads at a time.
-const SCAN_CHUNK_BYTES: usize = 1 << 20;
+/// How much a scan reads at a time: about what those that scan in steps want per step.
+const SCAN_CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of a revision, until a full segment has shown how many fit.
+const RECORD_BYTES_GUESS: u64 = 256;
 
 impl<R: DiskRead> RevisionLog<R> {
     pub(super) fn empty(reader: R, dir: FileName, opts: RevLogOptions) -> RevisionLog<R> {
@@ -342,10 +344,19 @@ impl<R: DiskRead> RevisionLog<R> {
         self.segments.last().expect("there is an active segment")
     }
 
-    /// A segment after the ones there are, above the last revision.
+    /// A segment after the ones there are, above the last revision, with room for the slots of about as many revisions as the one before it
+    /// got: a list of megabytes that grows is copied, all at once, into memory that the system has to clear first. (What is
+    /// not needed of it is never touched.)
     pub(super) fn new_segment(&mut self, name: SegmentName, chain: u32) -> Segment {
         self.next_uid += 1;
-        Segment::new(&self.dir, name, self.next_uid, self.last, chain)
+        let mut segment = Segment::new(&self.dir, name, self.next_uid, self.last, chain);
+        let full = self.segments.last().filter(|before| before.bytes >= self.opts.segment_bytes);
+        let slots = match full {
+            Some(before) => before.slots.len() + before.slots.len() / 8,
+            None => usize::try_from(self.opts.segment_bytes / RECORD_BYTES_GUESS).unwrap_or(0),
+        };
+        segment.slots.reserve_exact(slots);
+        segment
     }
 
     pub(super) fn change_table(&mut self, change: &TableRecord) {

@@ -149,6 +149,13 @@ impl Segment {
         self.slots.push(slot);
     }
 
+    /// All its slots at once.
+    pub(super) fn take_slots(&mut self, slots: Vec<Slot>) {
+        self.live_records = slots.len() as u64;
+        self.live_bytes = slots.iter().map(|slot| slot.record_len() as u64).sum();
+        self.slots = slots;
+    }
+
     /// The place of a revision that is not dead.
     pub(super) fn find(&self, revision: (i64, i64)) -> Option<usize> {
         let next = self.found.load(Ordering::Relaxed) as usize + 1;
@@ -228,22 +235,12 @@ impl Segment {
         if self.slots.len() <= self.slots.capacity() / 2 {
             self.slots.shrink_to(self.slots.len() * 5 / 4);
         }
-        let mut head = BytesMut::with_capacity(40);
-        head.put_u64_le(self.name.first);
-        head.put_u64_le(self.name.last);
-        head.put_u32_le(self.name.generation);
-        head.put_u32_le(version);
-        head.put_u64_le(self.bytes);
-        head.put_u32_le(self.chain);
-        head.put_u32_le(self.slots.len() as u32);
-        head.freeze()
+        live_head(self.name, version, self.bytes, self.chain, self.slots.len())
     }
 
     /// What follows it: these slots.
     pub(super) fn live_slots(&self, slots: Range<usize>) -> Bytes {
-        let mut part = Vec::with_capacity(slots.len() * SLOT_BYTES);
-        self.slots[slots].iter().for_each(|slot| part.extend_from_slice(&slot.encoded()));
-        part.into()
+        live_slots(&self.slots[slots])
     }
 
     /// A whole `.live` file, in parts.
@@ -290,6 +287,32 @@ impl Segment {
         self.live_version_emitted = version;
         Some(())
     }
+}
+
+/// The beginning of a `.live` file about so many slots in so many bytes of a segment, with the chain value there.
+pub(super) fn live_head(
+    name: SegmentName,
+    version: u32,
+    bytes: u64,
+    chain: u32,
+    slots: usize,
+) -> Bytes {
+    let mut head = BytesMut::with_capacity(40);
+    head.put_u64_le(name.first);
+    head.put_u64_le(name.last);
+    head.put_u32_le(name.generation);
+    head.put_u32_le(version);
+    head.put_u64_le(bytes);
+    head.put_u32_le(chain);
+    head.put_u32_le(slots as u32);
+    head.freeze()
+}
+
+/// What follows it.
+pub(super) fn live_slots(slots: &[Slot]) -> Bytes {
+    let mut part = Vec::with_capacity(slots.len() * SLOT_BYTES);
+    slots.iter().for_each(|slot| part.extend_from_slice(&slot.encoded()));
+    part.into()
 }
 
 #[cfg(test)]

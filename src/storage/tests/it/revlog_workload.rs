@@ -219,8 +219,13 @@ impl Workload {
     }
 
     pub(crate) fn collect(&mut self) -> Result<(), RevLogError> {
+        const BUDGET: usize = 100;
         let mut ops = Vec::new();
-        if let CollectProgress::Step(ticket) = self.log.collect(400, &mut ops)? {
+        if let CollectProgress::Step(ticket) = self.log.collect(BUDGET as u64, &mut ops)? {
+            // (One record more than it may, and what files begin with.)
+            let longest = self.twin.revisions.values().map(|(_, _, value)| value.len()).max();
+            let bytes: usize = ops.iter().map(DiskOp::data_len).sum();
+            assert!(bytes < BUDGET + longest.unwrap_or(0) + 150, "a step of {bytes} bytes");
             run(&mut self.disk, &ops)?;
             self.log.collected(ticket, true);
             self.collected += 1;
