@@ -418,7 +418,10 @@ impl Options {
             log_bytes: *rng.pick(&[many.log_bytes as u64, 20_000, 2_000]) as usize,
             inflight_bytes: *rng.pick(&[many.inflight_bytes, 5_000, 500]),
             turn_bytes: *rng.pick(&[many.turn_bytes, 5_000, 500]),
+            ..many
         };
+        // (With another one and not by a draw of its own: the seeds that are kept stay what they are.)
+        self.limits.export_unsynced_bytes = self.limits.inflight_bytes;
     }
 
     /// The shortest time after which a member that hears of no leader looks for another one.

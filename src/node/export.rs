@@ -25,6 +25,8 @@ pub(crate) const QUEUE_MAX: usize = 16;
 /// Revisions written per step, and bytes of them (a record may be a megabyte alone): half a millisecond.
 const STEP_RECORDS: usize = 1_024;
 const STEP_BYTES: usize = 256 << 10;
+/// How much of a large export is synced at a time.
+const SYNC_BYTES: usize = 1 << 20;
 const PAGE_BYTES: u32 = 4096;
 
 pub(crate) const TABLES: [Table; 9] = [
@@ -78,6 +80,9 @@ struct Job {
     ops: Arc<Mutex<Vec<DiskOp>>>,
     next: Revision,
     to_main: i64,
+    /// It is synced as it is written, and how much of it is not: see [`Limits::export_unsynced_bytes`](crate::Limits).
+    is_large: bool,
+    unsynced: usize,
     /// A step is on its way to the disk.
     is_writing: bool,
     is_complete: bool,
@@ -159,8 +164,12 @@ impl<R: Reader> Node<R> {
                 return self.fail(&reason);
             }
             let mut ops = std::mem::take(&mut *job.ops.lock().expect("no holder panics"));
-            if job.is_complete {
+            job.unsynced += ops.iter().map(DiskOp::data_len).sum::<usize>();
+            if job.is_large && job.unsynced >= SYNC_BYTES {
+                job.unsynced = 0;
                 ops.push(DiskOp::Sync { file: job.file.clone() });
+            }
+            if job.is_complete {
                 ops.push(DiskOp::Close { file: job.file.clone() });
             }
             self.work.bulk_ops.append(&mut ops);
@@ -198,7 +207,6 @@ impl<R: Reader> Node<R> {
             message.snapshot = Some(Box::new(self.snapshot_at(conf_state.clone())));
         }
         self.exports.files += 1;
-        // Files whose name begins with tmp are removed at the next start.
         let name = format!("{}/tmp-export-{}", self.config.snap_dir, self.exports.files);
         let file = FileName::new(name);
         let ops = Arc::new(Mutex::new(vec![DiskOp::Create { file: file.clone() }]));
@@ -215,6 +223,8 @@ impl<R: Reader> Node<R> {
             ops,
             next: Revision::default(),
             to_main: self.store.current(),
+            is_large: self.backend.log.size_in_use() >= self.config.limits.export_unsynced_bytes,
+            unsynced: 0,
             is_writing: false,
             is_complete: false,
         });

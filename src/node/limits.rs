@@ -35,6 +35,9 @@ pub struct Limits {
     pub reads: usize,
     /// Bytes of applied entries kept in memory for members that are behind. Those that need older ones are sent a snapshot.
     pub log_bytes: usize,
+    /// Bytes in use from which an export is synced as it is written. A smaller one stays in the system's memory until it was sent, and the
+    /// log has the disk to itself; a larger one the system would begin to write of its own accord, all of it at once.
+    pub export_unsynced_bytes: u64,
 }
 
 impl Default for Limits {
@@ -50,6 +53,7 @@ impl Default for Limits {
             turn_bytes: 256 << 10,
             reads: 65_536,
             log_bytes: 256 << 20,
+            export_unsynced_bytes: 512 << 20,
         }
     }
 }

@@ -18,7 +18,8 @@ use super::{Root, failed};
 /// page, and until a system call returns no other thread gets its core (with a kernel that preempts nobody there), the log's for one.
 const PIECE_BYTES: usize = 64 << 10;
 /// So much that was written to a file and not synced is synced though nobody asks for it: what the system has to bring to the disk at
-/// once, the log's syncs wait for (a spare segment of the log is 64 MB of zeros).
+/// once, the log's syncs wait for (a spare segment of the log is 64 MB of zeros). Temporary files aside: most of them are gone before the
+/// system brings anything of them to the disk.
 const PACE_BYTES: u64 = 1 << 20;
 /// So much of a removed file is given back at once.
 const FREE_BYTES: u64 = 1 << 20;
@@ -117,10 +118,10 @@ impl Writer {
 
     /// After bytes were written.
     fn pace(&mut self, file: &FileName, bytes: u64) -> Result<(), DiskError> {
-        let no_sync = self.root.no_sync;
+        let needs_none = self.root.no_sync || file.is_temporary();
         let open = self.open(file)?;
         open.unsynced += bytes;
-        if open.unsynced < PACE_BYTES || no_sync {
+        if open.unsynced < PACE_BYTES || needs_none {
             return Ok(());
         }
         open.unsynced = 0;
