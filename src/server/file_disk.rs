@@ -97,11 +97,14 @@ impl FileDisk {
         });
         let (done_in, done) = mpsc::channel();
         let mut workers = Vec::new();
-        let mut start = |name: &str| {
+        let mut start = |name: &str, rests: bool| {
             let (batches_in, batches) = mpsc::channel::<DiskBatch>();
             let (done, wake) = (done_in.clone(), wake.clone());
             let mut writer = Writer::new(Arc::clone(&root));
             let worker = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                if rests {
+                    rest::begin();
+                }
                 for batch in batches {
                     let (ran, result) = writer.run_batch(&batch);
                     if done.send(Completion { id: batch.id, ran, result }).is_err() {
@@ -113,8 +116,8 @@ impl FileDisk {
             workers.push(worker.map_err(|error| failed(&FileName::new(name), "spawn", &error))?);
             Ok::<_, DiskError>(batches_in)
         };
-        let log = Some(start("norn-log")?);
-        let bulk = Some(start("norn-bulk")?);
+        let log = Some(start("norn-log", false)?);
+        let bulk = Some(start("norn-bulk", true)?);
         let writer = Writer::new(Arc::clone(&root));
         Ok(FileDisk { root, writer, log, bulk, done, workers, _lock: lock })
     }

@@ -13,6 +13,7 @@ use std::time::Instant;
 use norn_storage::{DiskBatch, DiskError, DiskOp, DiskQueue, FileName};
 
 use super::{Root, failed};
+use crate::rest;
 
 /// Large writes go in pieces of this size, those of the log aside that continue each other: each takes memory from the system, page by
 /// page, and until a system call returns no other thread gets its core (with a kernel that preempts nobody there), the log's for one.
@@ -71,6 +72,7 @@ impl Writer {
         };
         let mut ops = &batch.ops[..];
         while let Some(op) = ops.first() {
+            rest::if_due();
             let run = contiguous(ops, bytes_max);
             let result = if run > 1 { self.write_run(&ops[..run]) } else { self.run(op) };
             if let Err(error) = result {
@@ -174,6 +176,7 @@ impl Writer {
                 let handle = self.handle(file)?;
                 let mut at = *offset;
                 let result = data.chunks(PIECE_BYTES).try_for_each(|piece| {
+                    rest::if_due();
                     handle.write_all_at(piece, at)?;
                     at += piece.len() as u64;
                     Ok(())
@@ -186,6 +189,7 @@ impl Writer {
                 let zeros = vec![0; PIECE_BYTES.min(*len as usize)];
                 let mut at = 0;
                 while at < *len {
+                    rest::if_due();
                     let n = (*len - at).min(zeros.len() as u64) as usize;
                     self.handle(file)?
                         .write_all_at(&zeros[..n], offset + at)
@@ -335,6 +339,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
     let is_gone = metadata.nlink() == 0;
     let mut len = metadata.len();
     while is_gone && len > FREE_BYTES {
+        rest::if_due();
         len -= FREE_BYTES;
         if file.set_len(len).is_err() {
             break;

@@ -362,7 +362,7 @@ impl Wal {
     }
 
     /// Emits a piece of the making of the next segment; false when there is one, or a piece is on its way, or the tail has not been filled
-    /// enough for another piece: all are done when half of the tail is.
+    /// enough for another piece: all are done when four fifths of the tail are.
     pub fn prepare(&mut self, ops: &mut Vec<DiskOp>) -> bool {
         let segment_bytes = self.opts.segment_bytes;
         let (file, zeroed) = match std::mem::replace(&mut self.spare, Spare::Absent) {
@@ -398,10 +398,10 @@ impl Wal {
         true
     }
 
-    /// The spare is zeroed twice as fast as the tail fills.
+    /// The spare is zeroed a little faster than the tail fills: in time, and of what else wants the disk or a core nothing waits for long.
     fn spare_is_due(&self, zeroed: u64) -> bool {
         let filled = u128::from(self.offset) * u128::from(self.opts.segment_bytes);
-        u128::from(zeroed) * u128::from(self.written_bytes()) <= 2 * filled
+        4 * u128::from(zeroed) * u128::from(self.written_bytes()) <= 5 * filled
     }
 
     /// The operations of [`Wal::prepare`] completed; `ok == false`: they failed, and may be asked for anew.
