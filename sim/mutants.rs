@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use norn_planted::{Bug, Hunt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::Args;
 use crate::case::{self, Case, Tier};
@@ -20,6 +21,9 @@ use crate::run;
 
 /// Seeds between two starts: more than any of them takes.
 const STRIDE: u64 = 1_000_000;
+/// Address space of this process and of each that hunts: a mistake may ask for memory without end, and then that process is to fail, not
+/// the machine. (What a seed needs is a hundredth; memory allocators reserve more than they use.)
+const ADDRESSES_MAX: u64 = 12 << 30;
 /// What a hunting process says before its result.
 const FOUND: &str = "found";
 
@@ -54,6 +58,10 @@ pub fn exam(args: &Args) -> Result<Exit, String> {
     let is_core = |bug: &Bug| matches!(bug.hunt(), Hunt::Core(_));
     let core = bugs.iter().any(is_core).then(Launcher::build_planted_core).transpose()?;
     let cluster = (!bugs.iter().all(is_core)).then(|| Launcher::build(true)).transpose()?;
+    let had = getrlimit(Resource::As);
+    let least = |limit: Option<u64>| limit.map_or(ADDRESSES_MAX, |limit| limit.min(ADDRESSES_MAX));
+    setrlimit(Resource::As, Rlimit { current: Some(least(had.current)), ..had })
+        .map_err(|error| format!("a limit of memory: {error}"))?;
     let tools = Tools { core, cluster, budget_us: args.budget_s * 1_000_000 };
     println!("{} starts each, at most {} CPU seconds per start", args.starts, args.budget_s);
     println!("| bug | mimics | looked for in | broken promise | seeds | CPU s | median |");
